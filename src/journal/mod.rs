@@ -1,0 +1,1 @@
+//! The memory of the daemon: the only user of sled.

@@ -1,0 +1,12 @@
+//! `rocketride-ingest`: files dropped into folders reach their RocketRide pipeline, and come back as results beside them.
+
+pub mod client;
+
+#[cfg(feature = "daemon")]
+pub mod config;
+#[cfg(feature = "daemon")]
+pub mod job;
+#[cfg(feature = "daemon")]
+pub mod journal;
+#[cfg(feature = "daemon")]
+pub mod sandbox;

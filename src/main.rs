@@ -1,0 +1,2 @@
+//! Arguments -> configuration -> telemetry -> runtime -> command -> exit code.
+fn main() {}

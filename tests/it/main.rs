@@ -1,0 +1,2 @@
+//! The integration tests: the real program on real folders against the sandbox.
+fn main() {}
