@@ -5,8 +5,14 @@ pub mod client;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
+pub mod fs;
+#[cfg(feature = "daemon")]
+pub mod identity;
+#[cfg(feature = "daemon")]
 pub mod job;
 #[cfg(feature = "daemon")]
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
+#[cfg(feature = "daemon")]
+pub mod sidecar;

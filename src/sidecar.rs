@@ -1,0 +1,463 @@
+//! The files beside an input: names, content and recognition of result and error files.
+//!
+//! Both sides need it: intake, to adopt a result instead of sending a file again and never to ingest our own
+//! outputs; delivery, to write them. Writing durably is delivery's; here is what they are called and what they say.
+//!
+//! A file counts as ours only if it is a regular file, owned by our user, with one link, of a known schema
+//! version, of our instance, and about an input of this name. Whatever else stands at such a name, a link and
+//! a directory included, is a stranger's and is never overwritten: the next name is taken.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::fs::{Dir, Look};
+use crate::identity::Identity;
+use crate::job::{ContentHash, Generation};
+
+/// Version of the files' schema.
+pub const SCHEMA_VERSION: u32 = 1;
+/// Longest name that Linux filesystems take, in bytes.
+const NAME_MAX: usize = 255;
+/// How many names are tried when strangers' files stand at ours.
+const MAX_ALTERNATIVES: u32 = 9;
+/// A file of ours is never larger: incoming messages are bounded below this.
+const MAX_LEN: u64 = 512 * 1024 * 1024;
+/// Prefix of every hidden name of ours: temp files and files in the middle of a post-action.
+pub const HIDDEN_PREFIX: &str = ".rri-";
+/// Prefix of temp files; the object id follows.
+pub const TEMP_PREFIX: &str = ".rri-tmp-";
+
+/// Which of the files beside an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `NAME.result.json`
+    Result,
+    /// `NAME.error.json`
+    Error,
+}
+
+impl Kind {
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Result => ".result.json",
+            Self::Error => ".error.json",
+        }
+    }
+
+    fn action(self) -> &'static str {
+        match self {
+            Self::Result => "complete",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Whether a name is one of our outputs, or of NFS's own; never ingested, whatever the filters say.
+pub fn is_output(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    [".result.json", ".error.json", ".result.txt"].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+        || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
+/// The input that an error file of this name is about, where the name was not shortened.
+pub fn input_of_error(name: &OsStr) -> Option<OsString> {
+    let stem = name.as_bytes().strip_suffix(Kind::Error.suffix().as_bytes())?;
+    (!stem.is_empty()).then(|| OsString::from_vec(stem.to_vec()))
+}
+
+/// The temp name of an object's result.
+pub fn temp_name(object_id: Uuid) -> OsString {
+    format!("{TEMP_PREFIX}{object_id}").into()
+}
+
+/// The name a file has while its post-action is under way.
+pub fn hidden_name(object_id: Uuid) -> OsString {
+    format!("{HIDDEN_PREFIX}{object_id}").into()
+}
+
+/// The `n`-th name (from 1) for the result or error file of an input.
+///
+/// `NAME.result.json`, then `NAME~2.result.json` and so on; shortened to
+/// `<stem>~<8 hex of sha256(name)>.result.json` where it would be longer than a name may be.
+pub fn name_of(input: &OsStr, kind: Kind, n: u32) -> OsString {
+    let alternative = if n > 1 { format!("~{n}") } else { String::new() };
+    let tail = format!("{alternative}{}", kind.suffix());
+    let mut name = input.as_bytes().to_vec();
+    if name.len() + tail.len() > NAME_MAX {
+        let mark = format!("~{}", short_hash(&Sha256::digest(input.as_bytes())));
+        name.truncate(floor_char_boundary(&name, NAME_MAX - tail.len() - mark.len()));
+        name.extend_from_slice(mark.as_bytes());
+    }
+    name.extend_from_slice(tail.as_bytes());
+    OsString::from_vec(name)
+}
+
+/// `stem~<8 hex of the hash>.ext`: the name of a moved file whose own name is taken at the target.
+pub fn disambiguated(input: &OsStr, sha256: &ContentHash) -> OsString {
+    let path = Path::new(input);
+    let extension = path.extension().map(|ext| [b".", ext.as_bytes()].concat()).unwrap_or_default();
+    let mark = format!("~{}", short_hash(sha256));
+    let mut name = path.file_stem().unwrap_or(input).as_bytes().to_vec();
+    let room = NAME_MAX.saturating_sub(mark.len() + extension.len());
+    if name.len() > room {
+        name.truncate(floor_char_boundary(&name, room));
+    }
+    name.extend_from_slice(mark.as_bytes());
+    name.extend_from_slice(&extension);
+    OsString::from_vec(name)
+}
+
+fn short_hash(hash: &[u8]) -> String {
+    hex::encode(&hash[..4])
+}
+
+fn from_hex(text: &str) -> Option<ContentHash> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).ok().map(|()| hash)
+}
+
+/// The largest cut not above `at` that splits no UTF-8 character; in bytes that are not UTF-8, any cut will do.
+fn floor_char_boundary(bytes: &[u8], at: usize) -> usize {
+    let continuation = |index: usize| bytes.get(index).is_some_and(|byte| byte & 0xC0 == 0x80);
+    (at.saturating_sub(3)..=at).rev().find(|index| !continuation(*index)).unwrap_or(at)
+}
+
+/// What every file of ours says about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct About {
+    /// Version of this schema.
+    pub schema_version: u32,
+    /// The input as it was.
+    pub generation: Generation,
+    /// The object id it had, or would have had, at the server.
+    pub object_id: Uuid,
+    /// The daemon that wrote it.
+    pub instance: String,
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Name of the watch.
+    pub watch: String,
+    /// Attempts charged to the file, the last included.
+    pub attempts: u32,
+}
+
+/// `NAME.result.json`: the SDK's `UPLOAD_RESULT`, then what makes it verifiable.
+#[derive(Debug, Serialize)]
+pub struct ResultFile<'a> {
+    /// `complete`.
+    pub action: &'static str,
+    /// The input.
+    pub filepath: String,
+    /// Bytes that were sent.
+    pub bytes_sent: u64,
+    /// Size of the input.
+    pub file_size: u64,
+    /// Seconds from the grant of the pipe to the pipeline's answer.
+    pub upload_time: f64,
+    /// The pipeline's answer, whole.
+    pub result: &'a Value,
+    /// SHA-256 of what was sent, hexadecimal.
+    pub sha256: String,
+    /// Who, what and how often.
+    #[serde(flatten)]
+    pub about: About,
+    /// RFC 3339, UTC.
+    pub completed_at: String,
+    /// What a reader should know, for example text that was not valid UTF-8.
+    pub warnings: Vec<String>,
+}
+
+/// `NAME.error.json`: why a file was given up, and what to do.
+#[derive(Debug, Serialize)]
+pub struct ErrorFile {
+    /// `error`.
+    pub action: &'static str,
+    /// The input.
+    pub filepath: String,
+    /// Size of the input.
+    pub file_size: u64,
+    /// Why.
+    pub error: String,
+    /// Stable name of the kind of failure.
+    pub code: String,
+    /// Whether trying again may help without a change.
+    pub retryable: bool,
+    /// Plain words for the person who dropped the file.
+    pub hint: String,
+    /// RFC 3339, UTC; absent if it was given up without an attempt.
+    pub first_attempt_at: Option<String>,
+    /// RFC 3339, UTC; absent if it was given up without an attempt.
+    pub last_attempt_at: Option<String>,
+    /// Who, what and how often.
+    #[serde(flatten)]
+    pub about: About,
+}
+
+/// What recognition needs of a file of ours; the rest is skipped unread.
+#[derive(Debug, Clone, Deserialize)]
+struct Header {
+    action: String,
+    filepath: String,
+    schema_version: u32,
+    instance: String,
+    object_id: Uuid,
+    generation: Generation,
+    #[serde(default)]
+    sha256: Option<String>,
+}
+
+/// A file of ours that stands beside an input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ours {
+    /// Its name.
+    pub name: OsString,
+    /// The object it is about.
+    pub object_id: Uuid,
+    /// The input as it was.
+    pub generation: Generation,
+    /// What was sent; result files have it.
+    pub sha256: Option<ContentHash>,
+}
+
+/// Where the result or error file of an input stands, or is to stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// One of ours is there: it may be adopted, replaced or removed.
+    Ours(Ours),
+    /// Nothing of ours is there; this name is free.
+    Free(OsString),
+}
+
+impl Place {
+    /// The name, taken by us or free.
+    pub fn name(&self) -> &OsStr {
+        match self {
+            Self::Ours(ours) => &ours.name,
+            Self::Free(name) => name,
+        }
+    }
+}
+
+/// Looks for the result or error file of an input in the folder of its results.
+///
+/// Errors: the folder cannot be read, or strangers hold every name.
+pub fn find(dir: &Dir, input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Place> {
+    let mut free = None;
+    for n in 1..=MAX_ALTERNATIVES {
+        let name = name_of(input, kind, n);
+        if !dir.exists(&name)? {
+            free.get_or_insert(name);
+            // A stranger's file at the first name may have gone since; ours would then stand at the second.
+            if n > 1 {
+                break;
+            }
+        } else if let Some(ours) = read_ours(dir, name, input, kind, identity)? {
+            return Ok(Place::Ours(ours));
+        }
+    }
+    free.map(Place::Free).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("files of others stand at every name from {:?} on; remove them", name_of(input, kind, 1)),
+        )
+    })
+}
+
+/// Reads a file as one of ours; `None` for a stranger's.
+fn read_ours(dir: &Dir, name: OsString, input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Ours>> {
+    let ours = |seen: &crate::fs::Seen| seen.uid == identity.uid && seen.nlink == 1 && seen.generation.size <= MAX_LEN;
+    match dir.look(&name) {
+        Ok(Look::File(seen)) if ours(&seen) => {}
+        _ => return Ok(None),
+    }
+    let file = match dir.open_file(&name) {
+        Ok((file, seen)) if ours(&seen) => file,
+        Ok(_) => return Ok(None),
+        // It went, or became something else, since it was looked at.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Ok(header) = serde_json::from_reader::<_, Header>(io::BufReader::new(file.take(MAX_LEN))) else {
+        return Ok(None);
+    };
+    let about_this = Path::new(&header.filepath).file_name() == Some(OsStr::new(&*input.to_string_lossy()));
+    if header.schema_version != SCHEMA_VERSION
+        || header.instance != identity.instance
+        || header.action != kind.action()
+        || !about_this
+    {
+        return Ok(None);
+    }
+    Ok(Some(Ours {
+        name,
+        object_id: header.object_id,
+        generation: header.generation,
+        sha256: header.sha256.as_deref().and_then(from_hex),
+    }))
+}
+
+/// What an existing result says about a file as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Adoption {
+    /// It is the result of this very content.
+    Adopt(ContentHash, OsString),
+    /// Of the same size: it is, if the content has this hash.
+    IfHash(ContentHash, OsString),
+    /// It is of something else, or there is none.
+    No,
+}
+
+/// Decides whether a result already stands for a generation.
+pub fn adoption(place: &Place, generation: &Generation) -> Adoption {
+    let Place::Ours(ours) = place else { return Adoption::No };
+    let Some(sha256) = ours.sha256 else { return Adoption::No };
+    if ours.generation == *generation {
+        Adoption::Adopt(sha256, ours.name.clone())
+    } else if ours.generation.size == generation.size {
+        Adoption::IfHash(sha256, ours.name.clone())
+    } else {
+        Adoption::No
+    }
+}
+
+/// The SHA-256 of everything that a reader gives.
+pub fn hash_reader(mut reader: impl Read) -> io::Result<ContentHash> {
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 256 * 1024];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(hasher.finalize().into()),
+            Ok(n) => hasher.update(&buffer[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn identity() -> Identity {
+        Identity { instance: "inst".into(), uid: rustix::process::geteuid().as_raw() }
+    }
+
+    fn generation() -> Generation {
+        Generation { ino: Some(7), size: 3, mtime_ns: 1, ctime_ns: Some(2) }
+    }
+
+    fn result_json(filepath: &str, instance: &str) -> String {
+        let about = About {
+            schema_version: SCHEMA_VERSION,
+            generation: generation(),
+            object_id: Uuid::nil(),
+            instance: instance.into(),
+            pipeline: "p".into(),
+            watch: "w".into(),
+            attempts: 1,
+        };
+        serde_json::to_string(&ResultFile {
+            action: "complete",
+            filepath: filepath.into(),
+            bytes_sent: 3,
+            file_size: 3,
+            upload_time: 0.1,
+            result: &serde_json::json!({"text": ["x"]}),
+            sha256: hex::encode([0xAB; 32]),
+            about,
+            completed_at: "2026-01-01T00:00:00Z".into(),
+            warnings: vec![],
+        })
+        .unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_fits_and_is_an_output(input in proptest::collection::vec(1u8..=255, 1..=255), n in 1u32..=9) {
+            let input = OsString::from_vec(input.into_iter().filter(|byte| *byte != b'/').collect());
+            let name = name_of(&input, Kind::Result, n);
+            prop_assert!(name.len() <= NAME_MAX);
+            prop_assert!(is_output(&name));
+            prop_assert!(disambiguated(&input, &[1; 32]).len() <= NAME_MAX);
+        }
+
+        #[test]
+        fn a_shortened_name_stays_valid_utf8(input in "\\PC{200,255}") {
+            let input: String = input.chars().take_while({ let mut n = 0; move |c| { n += c.len_utf8(); n <= 255 } }).collect();
+            prop_assert!(name_of(OsStr::new(&input), Kind::Error, 1).to_str().is_some());
+        }
+    }
+
+    #[test]
+    fn long_names_of_different_files_stay_different() {
+        let (a, b) = ("a".repeat(250) + "x", "a".repeat(250) + "y");
+        assert_ne!(name_of(OsStr::new(&a), Kind::Result, 1), name_of(OsStr::new(&b), Kind::Result, 1));
+    }
+
+    #[test]
+    fn a_moved_file_whose_name_is_taken_keeps_its_extension() {
+        assert_eq!(disambiguated(OsStr::new("in.pdf"), &[0xCD; 32]), "in~cdcdcdcd.pdf");
+        assert_eq!(disambiguated(OsStr::new("plain"), &[0xCD; 32]), "plain~cdcdcdcd");
+    }
+
+    #[test]
+    fn only_a_result_of_ours_about_this_input_is_ours() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let input = OsStr::new("in.txt");
+        let place = |json: &str| {
+            std::fs::write(temp.path().join("in.txt.result.json"), json).unwrap();
+            find(&dir, input, Kind::Result, &identity()).unwrap()
+        };
+        assert!(matches!(place(&result_json("/d/in.txt", "inst")), Place::Ours(_)));
+        let alternative = Place::Free("in.txt~2.result.json".into());
+        assert_eq!(place(&result_json("/d/in.txt", "other instance")), alternative);
+        assert_eq!(place(&result_json("/d/another.txt", "inst")), alternative);
+        assert_eq!(place("{\"action\":\"complete\"}"), alternative);
+        assert_eq!(place("not json"), alternative);
+
+        std::fs::remove_file(temp.path().join("in.txt.result.json")).unwrap();
+        assert_eq!(find(&dir, input, Kind::Result, &identity()).unwrap(), Place::Free("in.txt.result.json".into()));
+        std::fs::write(temp.path().join("target"), result_json("/d/in.txt", "inst")).unwrap();
+        std::os::unix::fs::symlink("target", temp.path().join("in.txt.result.json")).unwrap();
+        assert_eq!(find(&dir, input, Kind::Result, &identity()).unwrap(), alternative, "a link is a stranger's");
+        std::fs::remove_file(temp.path().join("in.txt.result.json")).unwrap();
+        std::fs::hard_link(temp.path().join("target"), temp.path().join("in.txt.result.json")).unwrap();
+        assert_eq!(find(&dir, input, Kind::Result, &identity()).unwrap(), alternative, "so is a hard link");
+    }
+
+    #[test]
+    fn ours_is_found_behind_a_stranger() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        std::fs::create_dir(temp.path().join("in.txt.result.json")).unwrap();
+        std::fs::write(temp.path().join("in.txt~2.result.json"), result_json("/d/in.txt", "inst")).unwrap();
+        let find = || find(&dir, OsStr::new("in.txt"), Kind::Result, &identity()).unwrap();
+        assert!(matches!(find(), Place::Ours(ours) if ours.name == "in.txt~2.result.json"));
+        std::fs::remove_dir(temp.path().join("in.txt.result.json")).unwrap();
+        assert!(matches!(find(), Place::Ours(ours) if ours.name == "in.txt~2.result.json"));
+    }
+
+    #[test]
+    fn a_result_is_adopted_for_its_generation_and_otherwise_only_by_hash() {
+        let ours = Place::Ours(Ours {
+            name: "r".into(),
+            object_id: Uuid::nil(),
+            generation: generation(),
+            sha256: Some([1; 32]),
+        });
+        assert_eq!(adoption(&ours, &generation()), Adoption::Adopt([1; 32], "r".into()));
+        let touched = Generation { mtime_ns: 99, ..generation() };
+        assert_eq!(adoption(&ours, &touched), Adoption::IfHash([1; 32], "r".into()));
+        assert_eq!(adoption(&ours, &Generation { size: 4, ..generation() }), Adoption::No);
+        assert_eq!(adoption(&Place::Free("r".into()), &generation()), Adoption::No);
+    }
+}
