@@ -1,0 +1,28 @@
+//! The wall clock, for what people and records see; waiting is done on monotonic clocks only.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::job::Millis;
+
+/// Milliseconds since the Unix epoch; 0 for a clock that stands before it.
+pub fn unix_millis() -> Millis {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+pub fn rfc3339(at: Millis) -> String {
+    // The year 9999 is the last one the format knows.
+    const MAX: Millis = 253_402_300_799_000;
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.min(MAX))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_in_utc() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(rfc3339(u64::MAX).len(), "9999-12-31T23:59:59.000Z".len());
+    }
+}

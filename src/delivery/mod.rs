@@ -1,0 +1,4 @@
+//! placeholder
+
+pub mod limits;
+pub mod slots;

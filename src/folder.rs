@@ -1,0 +1,202 @@
+//! A watched folder as it is now: what intake and delivery share about one watch.
+//!
+//! Intake opens the root and says when it is gone; delivery reads files through it, tells intake which files
+//! changed under its hands, and holds the watch when this host cannot serve it. Neither knows the other.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Watch;
+use crate::fs::{Dir, Root};
+use crate::sidecar;
+
+/// Paths that delivery may have waiting for intake; more are found again by the next scan.
+const CHANGED_CAPACITY: usize = 1024;
+/// Hidden files without a record that one scan remembers; the others wait for the next start.
+const MAX_ORPHANS: usize = 10_000;
+/// First pause after a fault of this host; doubled each time up to [`HOLD_MAX`].
+const HOLD_MIN: Duration = Duration::from_secs(5);
+/// Longest pause after a fault of this host.
+const HOLD_MAX: Duration = Duration::from_secs(300);
+
+/// What is known of a watch at run time.
+#[derive(Debug)]
+pub struct Folder {
+    /// The watch as configured.
+    pub watch: Arc<Watch>,
+    root: watch::Sender<Availability>,
+    /// Paths whose content changed while they were being sent.
+    changed: mpsc::Sender<PathBuf>,
+    /// Paths that are settling now.
+    settling: AtomicU64,
+    /// Whether one scan has gone through the whole root since the start.
+    scanned: AtomicBool,
+    hold: Mutex<Option<Hold>>,
+    /// Temp files that a worker of this process is writing; a sweep leaves them alone.
+    temps: Mutex<HashSet<OsString>>,
+    /// Hidden names without a record, found by a scan.
+    orphans: Mutex<Vec<PathBuf>>,
+}
+
+/// Whether a root can be used.
+#[derive(Debug, Clone)]
+pub enum Availability {
+    /// Not looked at yet.
+    Starting,
+    /// It is open.
+    Open(Arc<Root>),
+    /// It is not there, or cannot be read, and why.
+    Unavailable(Arc<str>),
+}
+
+/// A watch that delivery leaves alone for a while because of this host.
+#[derive(Debug, Clone)]
+struct Hold {
+    until: Instant,
+    pause: Duration,
+}
+
+impl Folder {
+    /// A folder that nobody has looked at yet, and the receiver of the paths that delivery finds changed.
+    pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<PathBuf>) {
+        let (changed, changes) = mpsc::channel(CHANGED_CAPACITY);
+        let folder = Self {
+            watch,
+            root: watch::Sender::new(Availability::Starting),
+            changed,
+            settling: AtomicU64::new(0),
+            scanned: AtomicBool::new(false),
+            hold: Mutex::default(),
+            temps: Mutex::default(),
+            orphans: Mutex::default(),
+        };
+        (Arc::new(folder), changes)
+    }
+
+    /// The root, if it is available.
+    pub fn root(&self) -> Option<Arc<Root>> {
+        match &*self.root.borrow() {
+            Availability::Open(root) => Some(root.clone()),
+            Availability::Starting | Availability::Unavailable(_) => None,
+        }
+    }
+
+    /// Follows the availability of the root.
+    pub fn availability(&self) -> watch::Receiver<Availability> {
+        self.root.subscribe()
+    }
+
+    /// Says whether the root can be used.
+    pub fn set_availability(&self, availability: Availability) {
+        self.root.send_replace(availability);
+    }
+
+    /// Tells intake that a file is not what it was; it settles again.
+    pub fn report_changed(&self, rel: PathBuf) {
+        // A full channel loses nothing: the job is looked at again when it is due, and scans see the file.
+        let _ = self.changed.try_send(rel);
+    }
+
+    /// How many paths are settling.
+    pub fn settling(&self) -> u64 {
+        self.settling.load(Ordering::Relaxed)
+    }
+
+    /// Says how many paths are settling.
+    pub fn set_settling(&self, count: usize) {
+        self.settling.store(count as u64, Ordering::Relaxed);
+    }
+
+    /// Whether one scan has gone through the whole root since the start.
+    pub fn is_scanned(&self) -> bool {
+        self.scanned.load(Ordering::Acquire)
+    }
+
+    /// Notes that a scan has gone through the whole root.
+    pub fn set_scanned(&self) {
+        self.scanned.store(true, Ordering::Release);
+    }
+
+    /// Holds the watch after a fault of this host; the pause doubles while faults go on. Returns it if it is new.
+    pub fn hold(&self, now: Instant) -> Option<Duration> {
+        let mut hold = lock(&self.hold);
+        if hold.as_ref().is_some_and(|hold| hold.until > now) {
+            return None;
+        }
+        let pause = hold.as_ref().map_or(HOLD_MIN, |hold| (hold.pause * 2).min(HOLD_MAX));
+        *hold = Some(Hold { until: now + pause, pause });
+        Some(pause)
+    }
+
+    /// Ends the hold: something was written here. True if there was one.
+    pub fn release(&self) -> bool {
+        lock(&self.hold).take().is_some()
+    }
+
+    /// Until when the watch is held, if it is.
+    pub fn held_until(&self, now: Instant) -> Option<Instant> {
+        lock(&self.hold).as_ref().map(|hold| hold.until).filter(|until| *until > now)
+    }
+
+    /// Registers a temp file of a worker, so that no sweep removes it.
+    pub fn claim_temp(self: &Arc<Self>, name: OsString) -> TempClaim {
+        lock(&self.temps).insert(name.clone());
+        TempClaim { folder: self.clone(), name }
+    }
+
+    /// Removes a temp file that a crash left, unless a worker of this process is writing it.
+    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> std::io::Result<bool> {
+        debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
+        let temps = lock(&self.temps);
+        let ours = dir.file(name)?.is_some_and(|seen| seen.uid == uid && seen.nlink == 1);
+        if temps.contains(name) || !ours {
+            return Ok(false);
+        }
+        dir.unlink(name)?;
+        Ok(true)
+    }
+
+    /// Remembers a hidden file without a record.
+    pub fn add_orphan(&self, rel: PathBuf) {
+        let mut orphans = lock(&self.orphans);
+        if orphans.len() < MAX_ORPHANS && !orphans.contains(&rel) {
+            orphans.push(rel);
+        }
+    }
+
+    /// Takes the hidden files without a record.
+    pub fn take_orphans(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut lock(&self.orphans))
+    }
+}
+
+/// A temp file's name, registered until this is dropped.
+#[derive(Debug)]
+pub struct TempClaim {
+    folder: Arc<Folder>,
+    name: OsString,
+}
+
+impl TempClaim {
+    /// The name.
+    pub fn name(&self) -> &std::ffi::OsStr {
+        &self.name
+    }
+}
+
+impl Drop for TempClaim {
+    fn drop(&mut self) {
+        lock(&self.folder.temps).remove(&self.name);
+    }
+}
+
+/// These locks guard plain data that no panic can leave half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

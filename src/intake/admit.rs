@@ -1,0 +1,180 @@
+//! From a settled path to the journal's event: the last questions before a file is admitted.
+//!
+//! Is anybody still writing? Is it only the metadata that changed? Does its result already stand there?
+//! Everything here blocks on the filesystem; the caller runs it off the async threads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::assess::{Assessment, assess, ends_with_its_file};
+use super::writer::{self, Writers};
+use crate::config::OnSuccess;
+use crate::folder::Folder;
+use crate::fs::{Look, Root, Seen, base_name};
+use crate::identity::Identity;
+use crate::job::{Event, FileKey, Generation, Millis};
+use crate::journal::Journal;
+use crate::sidecar::{self, Adoption, Kind};
+
+/// What a first look at a path says.
+#[derive(Debug)]
+pub enum Inspection {
+    /// A file that the journal does not know like this.
+    Candidate(Generation),
+    /// Nothing to do.
+    Nothing,
+    /// It is absent, and its record ends with it.
+    Gone,
+    /// A directory: walk it.
+    Directory,
+    /// It cannot be told now.
+    Unknown(io::Error),
+}
+
+/// What becomes of a settled path.
+#[derive(Debug)]
+pub enum Decision {
+    /// Journal this; the path has settled for good.
+    Record(Event),
+    /// Nothing to do after all.
+    Nothing,
+    /// Somebody writes to it.
+    Writing,
+    /// Whether somebody writes to it cannot be told, and why: the quiet must be the longer one.
+    NoWriterCheck(&'static str),
+    /// An earlier generation is on its way.
+    Busy,
+    /// It is not what it was a moment ago, or cannot be read for this reason now.
+    Later(Option<io::Error>),
+}
+
+/// The parts of a watch that these questions need.
+#[derive(Clone)]
+pub struct Desk<'a> {
+    /// The watch at run time.
+    pub folder: &'a Folder,
+    /// Its root.
+    pub root: &'a Root,
+    /// What is known.
+    pub journal: &'a Journal,
+    /// Whose results count as ours.
+    pub identity: &'a Identity,
+}
+
+impl Desk<'_> {
+    fn key(&self, rel: &Path) -> FileKey {
+        FileKey::new(self.folder.watch.id, rel)
+    }
+
+    /// Looks at a path for the first time, or again.
+    pub fn inspect(&self, rel: &Path) -> Inspection {
+        let job = match self.journal.get(self.key(rel)) {
+            Ok(job) => job,
+            Err(error) => return Inspection::Unknown(io::Error::other(error)),
+        };
+        match self.root.look(rel) {
+            Look::File(seen) => match assess(job.as_ref(), &seen.generation) {
+                Assessment::Known => Inspection::Nothing,
+                _ => Inspection::Candidate(seen.generation),
+            },
+            Look::Directory => Inspection::Directory,
+            Look::Special => Inspection::Nothing,
+            Look::Absent if job.is_some_and(|job| ends_with_its_file(job.state, job.absent)) => Inspection::Gone,
+            Look::Absent => Inspection::Nothing,
+            Look::Unknown(error) => Inspection::Unknown(error),
+        }
+    }
+
+    /// Decides about a path that has been quiet in this generation.
+    ///
+    /// `unsure_is_fine`: the quiet was long enough to do without the kernel's word about writers.
+    pub fn decide(&self, rel: &Path, settled: Generation, unsure_is_fine: bool, now: Millis) -> Decision {
+        self.try_decide(rel, settled, unsure_is_fine, now).unwrap_or_else(|error| Decision::Later(Some(error)))
+    }
+
+    fn try_decide(&self, rel: &Path, settled: Generation, unsure_is_fine: bool, now: Millis) -> io::Result<Decision> {
+        let job = self.journal.get(self.key(rel)).map_err(io::Error::other)?;
+        let assessment = assess(job.as_ref(), &settled);
+        match assessment {
+            Assessment::Known => return Ok(Decision::Nothing),
+            Assessment::Busy => return Ok(Decision::Busy),
+            Assessment::Unseen | Assessment::New | Assessment::MaybeSame | Assessment::DeadLetter => {}
+        }
+        let dir = self.root.parent(rel)?;
+        let name = base_name(rel);
+        if assessment == Assessment::DeadLetter {
+            let error_file = job.as_ref().and_then(|job| job.sidecar.as_ref());
+            let still_there = error_file.is_some_and(|file| dir.exists(file.as_ref()).unwrap_or(true));
+            return Ok(if still_there { Decision::Nothing } else { Decision::Record(Event::Requeue { at: now }) });
+        }
+        let admit = Decision::Record(Event::Admit { generation: settled, at: now });
+        let (file, seen) = match dir.open_file(name) {
+            Ok(opened) => opened,
+            // It cannot be read now; the worker says so in the journal, where an operator sees it.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Ok(if unsure_is_fine { admit } else { Decision::NoWriterCheck("the file cannot be opened") });
+            }
+            Err(error) => return Err(error),
+        };
+        if seen.generation != settled {
+            return Ok(Decision::Later(None));
+        }
+        match writer::check(&file) {
+            Writers::None => {}
+            Writers::Some => return Ok(Decision::Writing),
+            Writers::Unknown(_) if unsure_is_fine => {}
+            Writers::Unknown(why) => return Ok(Decision::NoWriterCheck(why)),
+        }
+        // Larger files are refused by the worker, with an error file; hashing them first would be for nothing.
+        if seen.generation.size > self.folder.watch.max_size {
+            return Ok(admit);
+        }
+        let unchanged = |file: &std::fs::File| -> io::Result<bool> {
+            Ok(dir.seen(file)?.is_some_and(|now: Seen| now.generation == settled))
+        };
+        match assessment {
+            Assessment::MaybeSame => {
+                let delivered = job.and_then(|job| job.sha256);
+                let hash = sidecar::hash_reader(&file)?;
+                if !unchanged(&file)? {
+                    return Ok(Decision::Later(None));
+                }
+                if delivered == Some(hash) {
+                    return Ok(Decision::Record(Event::SameContent { generation: settled }));
+                }
+            }
+            Assessment::Unseen => {
+                let place = sidecar::find(&dir, name, Kind::Result, self.identity);
+                // A folder in which results cannot be looked for is delivery's to report.
+                let adoption = place.map_or(Adoption::No, |place| sidecar::adoption(&place, &settled));
+                let adopted = match adoption {
+                    Adoption::Adopt(sha256, sidecar) => Some((sha256, sidecar)),
+                    Adoption::IfHash(sha256, sidecar) => {
+                        let hash = sidecar::hash_reader(&file)?;
+                        if !unchanged(&file)? {
+                            return Ok(Decision::Later(None));
+                        }
+                        (hash == sha256).then_some((sha256, sidecar))
+                    }
+                    Adoption::No => None,
+                };
+                if let Some((sha256, sidecar)) = adopted {
+                    return Ok(Decision::Record(Event::Adopt {
+                        generation: settled,
+                        sha256,
+                        sidecar: sidecar.to_string_lossy().into_owned(),
+                        post_action: self.folder.watch.on_success != OnSuccess::Keep,
+                        at: now,
+                    }));
+                }
+            }
+            _ => {}
+        }
+        Ok(admit)
+    }
+}
+
+/// The input that a vanished path was an error file of: deleting the error file retries the input.
+pub fn input_behind(rel: &Path) -> Option<PathBuf> {
+    sidecar::input_of_error(base_name(rel)).map(|name| rel.with_file_name(name))
+}

@@ -1,0 +1,488 @@
+//! Intake: a file on disk becomes a settled candidate in the journal.
+//!
+//! ```text
+//! event | scan | delivery's "it changed" -> path -> select -> look -> settle -> nobody writes -> journal: Pending
+//! ```
+//!
+//! Events are hints: every path takes the same way, whoever named it. One task per watch owns its root, its
+//! watches and its table of settling paths; whatever blocks on the disk runs on blocking threads. The table is
+//! bounded: a scan waits while it is full, and an event that finds no room becomes a rescan.
+//!
+//! It knows nothing of pipelines, uploads or results' content.
+
+pub mod admit;
+pub mod assess;
+pub mod scan;
+pub mod select;
+pub mod settle;
+pub mod watch;
+pub mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use self::admit::{Decision, Desk, Inspection};
+use self::scan::{Report, Walker};
+use self::select::Selector;
+use self::settle::{MAX_QUIET, Settling, Verdict};
+use self::watch::{WatchError, Watches};
+use crate::clock::unix_millis;
+use crate::config::Detect;
+use crate::folder::{Availability, Folder};
+use crate::fs::Root;
+use crate::identity::Identity;
+use crate::job::{Event, FileKey, Generation};
+use crate::journal::{Failure, Journal};
+use crate::show::Shown;
+
+/// Paths of one watch that may be settling at a time.
+const MAX_SETTLING: usize = 10_000;
+/// Paths looked at in one go.
+const BATCH: usize = 256;
+/// Paths that a walk may be ahead of intake.
+const SINK_CAPACITY: usize = 256;
+/// Subtrees that may wait for their walk; beyond it one rescan of everything does.
+const MAX_WALKS: usize = 256;
+/// Quiet that a file must show where the kernel tells of writers.
+const QUIET: Duration = Duration::from_secs(2);
+/// Quiet that a file must show where it does not.
+const QUIET_UNSURE: Duration = Duration::from_secs(10);
+/// Automatic rescans of one root are at least this far apart.
+const RESCAN_GAP: Duration = Duration::from_secs(30);
+/// How often the root is compared with what stands at its path.
+const ROOT_CHECK: Duration = Duration::from_secs(2);
+/// When a path is looked at again that could not be looked at.
+const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
+/// When a path is looked at again whose earlier generation is on its way.
+const BUSY_DELAY: Duration = Duration::from_millis(500);
+
+/// Intake of one watch.
+pub struct Intake {
+    folder: Arc<Folder>,
+    journal: Journal,
+    identity: Arc<Identity>,
+    selector: Arc<Selector>,
+    /// Paths that delivery found changed.
+    changed: mpsc::Receiver<PathBuf>,
+    settling: Settling,
+    /// The monotonic clock of the table begins here.
+    started: Instant,
+    /// The writer check was found missing and said so.
+    unsure_said: bool,
+}
+
+/// Why one root's session ended.
+enum End {
+    /// The root is not what it was.
+    RootLost(String),
+}
+
+/// How new files of a root are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// By the kernel's events, with scans as the safety net.
+    Events,
+    /// By scans alone, and why.
+    Poll(&'static str),
+}
+
+impl Backend {
+    /// The way that fits a watch on this root.
+    pub fn choose(detect: Detect, root: &Root) -> Self {
+        match detect {
+            Detect::Poll => Self::Poll("the configuration says so"),
+            Detect::Events => Self::Events,
+            Detect::Auto if root.kind().remote => Self::Poll("a network filesystem raises no events for changes by others"),
+            Detect::Auto => Self::Events,
+        }
+    }
+}
+
+impl Intake {
+    /// Intake for a folder; `changed` is what [`Folder::new`] gave.
+    pub fn new(folder: Arc<Folder>, changed: mpsc::Receiver<PathBuf>, journal: Journal, identity: Arc<Identity>) -> Self {
+        let selector = Arc::new(Selector::new(&folder.watch));
+        Self {
+            folder,
+            journal,
+            identity,
+            selector,
+            changed,
+            settling: Settling::new(MAX_SETTLING),
+            started: Instant::now(),
+            unsure_said: false,
+        }
+    }
+
+    /// Runs until the journal fails; dropping the future ends it at any point without loss.
+    pub async fn run(mut self) -> Failure {
+        loop {
+            let root = self.open_root().await;
+            match self.session(root).await {
+                Ok(End::RootLost(reason)) => {
+                    tracing::warn!(
+                        watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), reason,
+                        "the watched folder is unavailable; its files are unknown, not gone"
+                    );
+                    self.folder.set_availability(Availability::Unavailable(reason.into()));
+                }
+                Err(failure) => return failure,
+            }
+        }
+    }
+
+    /// Waits until the root can be opened.
+    async fn open_root(&mut self) -> Arc<Root> {
+        let mut said = None;
+        loop {
+            let path = self.folder.watch.path.clone();
+            let opened = blocking(move || {
+                let root = Root::open(&path)?;
+                // A root that cannot be listed cannot be served either.
+                root.dir(Path::new(""))?.entries()?;
+                Ok::<_, std::io::Error>(root)
+            })
+            .await;
+            match opened {
+                Ok(root) => {
+                    let root = Arc::new(root);
+                    self.folder.set_availability(Availability::Open(root.clone()));
+                    return root;
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if said.as_deref() != Some(&*reason) {
+                        tracing::warn!(
+                            watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), %error,
+                            "the watched folder is unavailable; it is picked up when it can be opened"
+                        );
+                    }
+                    self.folder.set_availability(Availability::Unavailable(reason.as_str().into()));
+                    said = Some(reason);
+                }
+            }
+            tokio::time::sleep(ROOT_CHECK).await;
+        }
+    }
+
+    /// Serves one opened root until it is not what it was.
+    async fn session(&mut self, root: Arc<Root>) -> Result<End, Failure> {
+        self.settling.clear();
+        let watch = self.folder.watch.clone();
+        let mut backend = Backend::choose(watch.detect, &root);
+        let (watches, mut hints) = match backend {
+            Backend::Poll(_) => (None, None),
+            Backend::Events => match Watches::new(root.path()) {
+                Ok((watches, hints)) => (Some(Arc::new(watches)), Some(hints)),
+                Err(error) => {
+                    backend = self.fall_back(&error);
+                    (None, None)
+                }
+            },
+        };
+        tracing::info!(
+            watch = %watch.name, path = %Shown(&watch.path), filesystem = root.kind().name, backend = ?backend, "watching"
+        );
+
+        let (sink, mut found) = mpsc::channel(SINK_CAPACITY);
+        let walker = Walker {
+            folder: self.folder.clone(),
+            root: root.clone(),
+            selector: self.selector.clone(),
+            journal: self.journal.clone(),
+            identity: self.identity.clone(),
+            watches: watches.clone(),
+            sink,
+        };
+        let mut scan: Option<JoinHandle<Report>> = None;
+        let mut walk: Option<JoinHandle<Report>> = None;
+        let mut walks: Vec<PathBuf> = Vec::new();
+        let mut rescan_at = Some(Instant::now());
+        let mut last_rescan: Option<Instant> = None;
+        let mut root_check = tokio::time::interval(ROOT_CHECK);
+        root_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+
+        loop {
+            let interval = match backend {
+                Backend::Events => watch.rescan_interval,
+                Backend::Poll(_) => watch.poll_interval,
+            };
+            if scan.is_none() && rescan_at.is_some_and(|at| at <= Instant::now()) {
+                rescan_at = None;
+                let walker = walker.clone();
+                scan = Some(spawn_blocking(move || walker.walk(Path::new(""))));
+            }
+            if walk.is_none()
+                && let Some(start) = walks.pop()
+            {
+                let walker = walker.clone();
+                walk = Some(spawn_blocking(move || walker.walk(&start)));
+            }
+            self.folder.set_settling(self.settling.len());
+            let table_due = self.settling.next_due().map(|due| self.started + due);
+
+            tokio::select! {
+                report = finished(&mut scan) => {
+                    let report = report?;
+                    last_rescan = Some(Instant::now());
+                    self.scanned(&report);
+                    if report.exhausted && backend == Backend::Events {
+                        backend = self.fall_back(&WatchError::Exhausted);
+                    }
+                    let next = match backend {
+                        Backend::Events => watch.rescan_interval,
+                        Backend::Poll(_) => watch.poll_interval,
+                    };
+                    rescan_at = sooner(rescan_at, Instant::now() + next);
+                }
+                report = finished(&mut walk) => {
+                    if report?.exhausted && backend == Backend::Events {
+                        backend = self.fall_back(&WatchError::Exhausted);
+                        rescan_at = sooner(rescan_at, Instant::now() + interval);
+                    }
+                }
+                hint = receive(&mut hints) => {
+                    match hint {
+                        Some(rel) => {
+                            if !self.hint(&rel) {
+                                rescan_at = sooner(rescan_at, gap_after(last_rescan));
+                            }
+                        }
+                        None => hints = None,
+                    }
+                }
+                () = lost(watches.as_deref()) => {
+                    tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
+                    rescan_at = sooner(rescan_at, gap_after(last_rescan));
+                }
+                Some(rel) = self.changed.recv() => { self.notice(&rel); }
+                Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
+                () = sleep_until(table_due) => self.settle(&root, &mut walks, &mut rescan_at, last_rescan).await?,
+                () = sleep_until(rescan_at), if scan.is_none() => {}
+                _ = root_check.tick() => {
+                    let checked = root.clone();
+                    if let Err(error) = blocking(move || checked.verify()).await {
+                        return Ok(End::RootLost(error.to_string()));
+                    }
+                }
+            }
+        }
+    }
+
+    fn fall_back(&self, error: &WatchError) -> Backend {
+        tracing::warn!(watch = %self.folder.watch.name, %error, "falling back to polling for this watch");
+        Backend::Poll("watches ran out")
+    }
+
+    fn scanned(&self, report: &Report) {
+        tracing::debug!(
+            watch = %self.folder.watch.name, directories = report.directories, files = report.files,
+            found = report.found, unreadable = report.unreadable, "scan complete"
+        );
+        if !report.stopped {
+            self.folder.set_scanned();
+        }
+    }
+
+    /// A hint of the kernel. False if there was no room for it.
+    fn hint(&mut self, rel: &Path) -> bool {
+        if let Some(input) = admit::input_behind(rel) {
+            return self.selector.file(&input).is_err() || self.notice(&input);
+        }
+        // The path may be a folder: whether it is an input is asked again when it is known to be a file.
+        if self.selector.file(rel).is_err() && self.selector.folders(rel).is_err() {
+            return true;
+        }
+        self.notice(rel)
+    }
+
+    fn notice(&mut self, rel: &Path) -> bool {
+        let changes = match self.journal.get(FileKey::new(self.folder.watch.id, rel)) {
+            Ok(Some(job)) => job.changes,
+            _ => 0,
+        };
+        let quiet = self.quiet().saturating_mul(1 << u32::from(changes.min(16))).min(MAX_QUIET.max(self.quiet()));
+        let now = self.started.elapsed();
+        self.settling.notice(rel, quiet, now)
+    }
+
+    /// The quiet that a file of this watch must show.
+    fn quiet(&self) -> Duration {
+        let remote = self.folder.root().is_some_and(|root| root.kind().remote);
+        self.folder.watch.settle.unwrap_or(if remote { QUIET_UNSURE } else { QUIET })
+    }
+
+    /// Looks at the paths whose time has come, and admits those that have settled.
+    async fn settle(
+        &mut self,
+        root: &Arc<Root>,
+        walks: &mut Vec<PathBuf>,
+        rescan_at: &mut Option<Instant>,
+        last_rescan: Option<Instant>,
+    ) -> Result<(), Failure> {
+        let due = self.settling.due(self.started.elapsed(), BATCH);
+        let inspected = self.at_desk(root, move |desk| {
+            due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>()
+        });
+        let inspected = inspected.await;
+        let now = self.started.elapsed();
+        let (mut settled, mut gone) = (Vec::new(), Vec::new());
+        for (inspection, rel) in inspected {
+            match inspection {
+                Inspection::Candidate(generation) if self.selector.file(&rel).is_ok() => {
+                    if self.settling.look(&rel, generation, now) == Verdict::Settled {
+                        let unsure_is_fine = self.folder.watch.settle.is_some()
+                            || self.settling.quiet(&rel).is_some_and(|quiet| quiet >= QUIET_UNSURE);
+                        settled.push((rel, generation, unsure_is_fine));
+                    }
+                }
+                Inspection::Candidate(_) | Inspection::Nothing => self.settling.remove(&rel),
+                Inspection::Gone => gone.push(rel),
+                Inspection::Directory => {
+                    self.settling.remove(&rel);
+                    if walks.len() < MAX_WALKS {
+                        walks.push(rel);
+                    } else {
+                        *rescan_at = sooner(*rescan_at, gap_after(last_rescan));
+                    }
+                }
+                Inspection::Unknown(error) => {
+                    tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be looked at now");
+                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
+                }
+            }
+        }
+        let at = unix_millis();
+        let decided = self.at_desk(root, move |desk| {
+            settled
+                .into_iter()
+                .map(|(rel, generation, unsure_is_fine)| (desk.decide(&rel, generation, unsure_is_fine, at), rel))
+                .collect::<Vec<_>>()
+        });
+        let decided = decided.await;
+        let now = self.started.elapsed();
+        let mut events: Vec<(PathBuf, Event)> = gone.into_iter().map(|rel| (rel, Event::Gone)).collect();
+        for (decision, rel) in decided {
+            match decision {
+                Decision::Record(event) => events.push((rel, event)),
+                Decision::Nothing => self.settling.remove(&rel),
+                Decision::Writing => self.settling.restart(&rel, now),
+                Decision::NoWriterCheck(why) => {
+                    self.say_unsure(why);
+                    self.settling.notice(&rel, QUIET_UNSURE, now);
+                }
+                Decision::Busy => self.settling.postpone(&rel, BUSY_DELAY, now),
+                Decision::Later(None) => self.settling.restart(&rel, now),
+                Decision::Later(Some(error)) => {
+                    tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be admitted now");
+                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
+                }
+            }
+        }
+        self.record(events).await
+    }
+
+    async fn record(&mut self, events: Vec<(PathBuf, Event)>) -> Result<(), Failure> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        let watch = self.folder.watch.id;
+        let rels: Vec<PathBuf> = events.iter().map(|(rel, _)| rel.clone()).collect();
+        let events = events.into_iter().map(|(rel, event)| (FileKey::new(watch, &rel), rel, event)).collect();
+        let outcomes = self.journal.apply_all(events).await?;
+        let now = self.started.elapsed();
+        for (rel, outcome) in rels.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(_) => self.settling.remove(&rel),
+                // It moved on between the look and the commit: look again.
+                Err(refused) => {
+                    tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %refused, "looking again");
+                    self.settling.postpone(&rel, BUSY_DELAY, now);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn say_unsure(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.unsure_said, true) {
+            tracing::warn!(
+                watch = %self.folder.watch.name, why,
+                "the kernel does not tell whether files here are still being written; they settle by {} s of quiet alone",
+                QUIET_UNSURE.as_secs()
+            );
+        }
+    }
+
+    /// Runs a closure that blocks on the disk.
+    async fn at_desk<T: Send + 'static>(
+        &self,
+        root: &Arc<Root>,
+        work: impl FnOnce(Desk<'_>) -> T + Send + 'static,
+    ) -> T {
+        let (folder, root, journal, identity) =
+            (self.folder.clone(), root.clone(), self.journal.clone(), self.identity.clone());
+        blocking(move || work(Desk { folder: &folder, root: &root, journal: &journal, identity: &identity })).await
+    }
+}
+
+/// Runs a closure on a blocking thread. A panic in it goes on in the caller, whose supervisor sees it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Blocking tasks are never aborted; only the end of the runtime gets here.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The end of a walk, if one is under way.
+async fn finished(task: &mut Option<JoinHandle<Report>>) -> Result<Report, Failure> {
+    let Some(handle) = task else { return std::future::pending().await };
+    let outcome = handle.await;
+    *task = None;
+    match outcome {
+        Ok(report) => Ok(report),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+async fn receive(hints: &mut Option<mpsc::Receiver<PathBuf>>) -> Option<PathBuf> {
+    match hints {
+        Some(hints) => hints.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn lost(watches: Option<&Watches>) {
+    match watches {
+        Some(watches) => watches.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn sooner(at: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(at.map_or(other, |at| at.min(other)))
+}
+
+/// The earliest time for an automatic rescan.
+fn gap_after(last: Option<Instant>) -> Instant {
+    let now = Instant::now();
+    last.map_or(now, |last| now.max(last + RESCAN_GAP))
+}

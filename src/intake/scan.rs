@@ -1,0 +1,162 @@
+//! The walk: every directory beneath a path is watched, then listed; what the journal does not know is reported.
+//!
+//! A scan alone would find every file. It never infers that something is absent: a directory that cannot be
+//! listed is merely unknown. It runs on a blocking thread and waits when intake has no room.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use super::assess::{Assessment, assess};
+use super::select::Selector;
+use super::watch::{WatchError, Watches};
+use crate::folder::Folder;
+use crate::fs::{Dir, EntryKind, Look, Root};
+use crate::identity::Identity;
+use crate::job::FileKey;
+use crate::journal::Journal;
+use crate::show::Shown;
+use crate::sidecar;
+
+/// What a walk needs.
+#[derive(Clone)]
+pub struct Walker {
+    /// The watch at run time.
+    pub folder: Arc<Folder>,
+    /// Its root.
+    pub root: Arc<Root>,
+    /// Its selection.
+    pub selector: Arc<Selector>,
+    /// What is known already.
+    pub journal: Journal,
+    /// Whose temp files may be swept.
+    pub identity: Arc<Identity>,
+    /// Where directories are watched; `None` while the root is polled.
+    pub watches: Option<Arc<Watches>>,
+    /// Where paths go that need a look.
+    pub sink: mpsc::Sender<PathBuf>,
+}
+
+/// What a walk saw.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Directories listed.
+    pub directories: u64,
+    /// Inputs seen, known or not.
+    pub files: u64,
+    /// Inputs that the journal did not know in this generation.
+    pub found: u64,
+    /// Directories that could not be listed.
+    pub unreadable: u64,
+    /// Watches ran out: the root must be polled.
+    pub exhausted: bool,
+    /// Intake went away: the walk was cut short.
+    pub stopped: bool,
+}
+
+impl Walker {
+    /// Walks everything beneath `start`, itself included. Blocking.
+    pub fn walk(&self, start: &Path) -> Report {
+        let mut report = Report::default();
+        let mut stack = vec![start.to_owned()];
+        while let Some(rel) = stack.pop() {
+            if self.selector.folders(&rel).is_err() {
+                continue;
+            }
+            match self.directory(&rel, &mut stack, &mut report) {
+                Ok(()) => report.directories += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !rel.as_os_str().is_empty() => {}
+                Err(error) => {
+                    report.unreadable += 1;
+                    tracing::warn!(
+                        watch = %self.folder.watch.name, path = %Shown(&rel), %error,
+                        "cannot list this folder; what is in it is unknown until it can be read"
+                    );
+                }
+            }
+            if report.stopped {
+                break;
+            }
+        }
+        report
+    }
+
+    fn directory(&self, rel: &Path, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
+        if let Some(watches) = &self.watches
+            && !report.exhausted
+        {
+            match watches.add(rel) {
+                Ok(()) => {}
+                Err(WatchError::Exhausted) => report.exhausted = true,
+                Err(WatchError::Other(reason)) => {
+                    tracing::debug!(path = %Shown(rel), reason, "this folder cannot be watched; scans will look into it");
+                }
+            }
+        }
+        let dir = self.root.dir(rel)?;
+        self.root.note_mount(rel, &dir)?;
+        for entry in dir.entries()? {
+            let entry = entry?;
+            let path = rel.join(&entry.name);
+            let kind = match entry.kind {
+                Some(kind) => kind,
+                None => match self.root.look(&path) {
+                    Look::File(_) => EntryKind::File,
+                    Look::Directory => EntryKind::Directory,
+                    Look::Special | Look::Absent | Look::Unknown(_) => EntryKind::Special,
+                },
+            };
+            match kind {
+                EntryKind::Directory => stack.push(path),
+                EntryKind::File => self.file(&dir, path, report)?,
+                EntryKind::Special => {}
+            }
+            if report.stopped {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&self, dir: &Dir, path: PathBuf, report: &mut Report) -> io::Result<()> {
+        let name = crate::fs::base_name(&path);
+        if name.as_encoded_bytes().starts_with(sidecar::HIDDEN_PREFIX.as_bytes()) {
+            return self.hidden(dir, path);
+        }
+        if self.selector.file(&path).is_err() {
+            return Ok(());
+        }
+        report.files += 1;
+        let known = match dir.file(name)? {
+            None => return Ok(()),
+            Some(seen) => {
+                let job = self.journal.get(FileKey::new(self.folder.watch.id, &path)).map_err(io::Error::other)?;
+                assess(job.as_ref(), &seen.generation) == Assessment::Known
+            }
+        };
+        if !known {
+            report.found += 1;
+            report.stopped = self.sink.blocking_send(path).is_err();
+        }
+        Ok(())
+    }
+
+    /// Temp files that a crash left are swept; a file in the middle of a post-action without a record is reported.
+    fn hidden(&self, dir: &Dir, path: PathBuf) -> io::Result<()> {
+        let name = crate::fs::base_name(&path);
+        if name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()) {
+            if !self.folder.is_scanned() && self.folder.sweep_temp(dir, name, self.identity.uid)? {
+                tracing::debug!(path = %Shown(&path), "removed a temp file that an earlier run left");
+            }
+            return Ok(());
+        }
+        let id = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX)).and_then(|id| Uuid::parse_str(id).ok());
+        if id.is_some() && !self.folder.is_scanned() {
+            self.folder.add_orphan(path);
+        }
+        Ok(())
+    }
+}
