@@ -10,3 +10,7 @@ pub mod job;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
+#[cfg(feature = "daemon")]
+pub mod show;
+#[cfg(feature = "daemon")]
+pub mod telemetry;
