@@ -3,11 +3,19 @@
 pub mod client;
 
 #[cfg(feature = "daemon")]
+pub mod clock;
+#[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(feature = "daemon")]
+pub mod delivery;
+#[cfg(feature = "daemon")]
+pub mod folder;
 #[cfg(feature = "daemon")]
 pub mod fs;
 #[cfg(feature = "daemon")]
 pub mod identity;
+#[cfg(feature = "daemon")]
+pub mod intake;
 #[cfg(feature = "daemon")]
 pub mod job;
 #[cfg(feature = "daemon")]
@@ -15,4 +23,8 @@ pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]
+pub mod show;
+#[cfg(feature = "daemon")]
 pub mod sidecar;
+#[cfg(feature = "daemon")]
+pub mod telemetry;

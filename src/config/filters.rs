@@ -1,0 +1,115 @@
+//! Which files of a watch are meant: the `include` and `exclude` globs, as operators know them from `.gitignore`.
+//!
+//! A pattern without a slash is about the name of a file at any depth; one with a slash is about the whole path relative
+//! to the watch; one with a slash at its end is about everything inside a folder. `*` and `?` never match a slash.
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+
+use super::problem::Problems;
+use super::raw::Text;
+
+/// Patterns in one list.
+const MAX_GLOBS: usize = 1000;
+
+/// What a watch takes and what it leaves alone. All globs match the path relative to the watch.
+#[derive(Debug, Clone)]
+pub struct Filters {
+    /// Only files that match; none: all files.
+    pub include: Option<GlobSet>,
+    /// Files that are left alone even when included.
+    pub exclude: GlobSet,
+    /// Whether files that are evidently not meant are left alone too (dotfiles, temporary files of editors and browsers).
+    pub ignore_junk: bool,
+}
+
+impl Filters {
+    pub(super) fn new(include: &[Text], exclude: &[Text], ignore_junk: bool, problems: &mut Problems<'_>) -> Self {
+        let set = (!include.is_empty()).then(|| glob_set(include, problems));
+        Self { include: set, exclude: glob_set(exclude, problems), ignore_junk }
+    }
+}
+
+fn glob_set(patterns: &[Text], problems: &mut Problems<'_>) -> GlobSet {
+    let mut set = GlobSetBuilder::new();
+    if let Some(pattern) = patterns.get(MAX_GLOBS) {
+        problems.at(&pattern.span(), format!("more than {MAX_GLOBS} patterns; shorten the list"));
+    }
+    for pattern in patterns.iter().take(MAX_GLOBS) {
+        let written = pattern.get_ref();
+        if written.trim_matches('/').is_empty() {
+            problems.at(&pattern.span(), format!("the glob {written:?} matches nothing; write for example \"*.pdf\""));
+            continue;
+        }
+        if let Some(rest) = written.strip_prefix('!') {
+            problems.at(
+                &pattern.span(),
+                format!("the glob {written:?} cannot be negated; put {rest:?} into the other of include and exclude"),
+            );
+            continue;
+        }
+        match GlobBuilder::new(&whole_path(written)).literal_separator(true).build() {
+            Ok(glob) => {
+                set.add(glob);
+            }
+            Err(error) => {
+                let message = format!("the glob {written:?} is wrong: {}; correct it, or escape with \\", error.kind());
+                problems.at(&pattern.span(), message);
+            }
+        }
+    }
+    match set.build() {
+        Ok(set) => set,
+        Err(error) => {
+            let span = patterns.first().map_or(0..0, Text::span);
+            problems.at(&span, format!("the globs are too large together: {}; shorten the list", error.kind()));
+            GlobSet::empty()
+        }
+    }
+}
+
+/// The pattern as one about the whole relative path.
+fn whole_path(written: &str) -> String {
+    let (pattern, folder) = match written.strip_suffix('/') {
+        Some(pattern) => (pattern.trim_end_matches('/'), "/**"),
+        None => (written, ""),
+    };
+    match pattern.strip_prefix('/') {
+        Some(anchored) => format!("{anchored}{folder}"),
+        None if pattern.contains('/') => format!("{pattern}{folder}"),
+        None => format!("**/{pattern}{folder}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(pattern: &str, path: &str) -> bool {
+        let text = format!("x = [{pattern:?}]");
+        let list: std::collections::BTreeMap<String, Vec<Text>> = toml::from_str(&text).unwrap();
+        let mut problems = Problems::parse(&text, std::path::Path::new("x"));
+        let set = glob_set(&list["x"], &mut problems);
+        assert!(problems.is_empty());
+        set.is_match(path)
+    }
+
+    #[test]
+    fn a_pattern_without_a_slash_is_about_the_name_at_any_depth() {
+        assert!(matches("*.csv", "a.csv") && matches("*.csv", "2026/05/a.csv"));
+        assert!(!matches("*.csv", "a.csv/readme"));
+        assert!(matches("report-[0-9]?.{pdf,docx}", "x/report-12.pdf"));
+    }
+
+    #[test]
+    fn a_pattern_with_a_slash_is_about_the_whole_path() {
+        assert!(matches("in/*.csv", "in/a.csv") && !matches("in/*.csv", "in/deep/a.csv"));
+        assert!(!matches("in/*.csv", "x/in/a.csv") && matches("**/in/*.csv", "x/in/a.csv"));
+        assert!(matches("/*.csv", "a.csv") && !matches("/*.csv", "x/a.csv"));
+    }
+
+    #[test]
+    fn a_pattern_with_a_slash_at_its_end_is_about_a_folder() {
+        assert!(matches("old/", "old/a") && matches("old/", "x/old/y/a") && !matches("old/", "old"));
+        assert!(matches("/old/", "old/a") && !matches("/old/", "x/old/a"));
+    }
+}

@@ -1,0 +1,249 @@
+//! One watched folder: what is taken from it, when, and what becomes of it.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::filters::Filters;
+use super::paths::normalised;
+use super::problem::Problems;
+use super::units::{Size, Time, show_size};
+use super::{Text, blank_as_none, check_name, raw, time_within};
+use crate::job::WatchId;
+
+/// How often a folder is looked at when the kernel tells nothing.
+const POLL_INTERVAL: Duration = Duration::from_secs(30);
+/// How often a folder is looked at although the kernel tells.
+const RESCAN_INTERVAL: Duration = Duration::from_secs(600);
+/// A larger file is a dead letter.
+const MAX_SIZE: u64 = 1 << 30;
+/// Bytes of all keys and values of a watch's metadata.
+const MAX_METADATA_BYTES: usize = 16 * 1024;
+/// Keys of an object that are the daemon's or read-only in the engine.
+const RESERVED_METADATA: [&str; 6] = ["name", "path", "url", "flags", "size", "objectId"];
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// A watched folder.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    /// Made of the name.
+    pub id: WatchId,
+    /// Unique among the watches.
+    pub name: String,
+    /// Absolute, without `.` and `..`.
+    pub path: PathBuf,
+    /// Name of a pipeline of the same configuration.
+    pub pipeline: String,
+    /// Whether folders inside it belong to it.
+    pub recursive: bool,
+    /// Which files are meant.
+    pub select: Filters,
+    /// How long a file must be quiet; none: as long as the filesystem needs.
+    pub settle: Option<Duration>,
+    /// The largest file that is sent, in bytes.
+    pub max_size: u64,
+    /// The type that is sent for every file; none: by name.
+    pub mime_type: Option<String>,
+    /// Added to every object.
+    pub metadata: BTreeMap<String, String>,
+    /// What becomes of a delivered file.
+    pub on_success: OnSuccess,
+    /// How new files are noticed.
+    pub detect: Detect,
+    /// How often the folder is looked at when it is polled.
+    pub poll_interval: Duration,
+    /// How often the folder is looked at when the kernel tells of changes.
+    pub rescan_interval: Duration,
+    /// About its result files.
+    pub results: Results,
+}
+
+/// What becomes of a delivered file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnSuccess {
+    /// It stays.
+    Keep,
+    /// It is removed.
+    Delete,
+    /// It goes to this folder: absolute, without `.` and `..`, perhaps inside the watch.
+    Move(PathBuf),
+}
+
+/// How new files are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Detect {
+    /// Poll on network filesystems, else events.
+    #[default]
+    Auto,
+    /// The kernel's events.
+    Events,
+    /// Looking at regular times.
+    Poll,
+}
+
+/// About result files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Results {
+    /// Their permissions.
+    pub mode: ResultMode,
+}
+
+/// Permissions of a result file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResultMode {
+    /// Never more readable than its input: the input's mode & 0666, less the umask.
+    Inherit,
+    /// These bits.
+    Fixed(u32),
+}
+
+/// A watch and where the file says what others need to know of it.
+pub(super) struct Placed {
+    pub(super) watch: Watch,
+    pub(super) name_at: Range<usize>,
+    pub(super) path_at: Range<usize>,
+    pub(super) target_at: Option<Range<usize>>,
+}
+
+/// Validates one watch. None if it lacks what everything else depends on; the reason is reported.
+pub(super) fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Placed> {
+    let table = written.span();
+    let written = written.into_inner();
+    if written.path.is_none() {
+        problems.missing(&table, "path", "missing: add the absolute path of the folder to watch");
+    }
+    if written.pipeline.is_none() {
+        problems.missing(&table, "pipeline", "missing: add the name of a [pipelines.NAME] section");
+    }
+    let settle = written.settle.and_then(|settle| {
+        let span = settle.span();
+        let value = settle.into_inner().0.map(|time| Spanned::new(span, time))?;
+        Some(time_within(Some(value), Duration::ZERO, Duration::from_millis(1)..=DAY, problems))
+    });
+    let max_size = max_size(written.max_size, problems);
+    let mime_type = mime_type(written.mime_type, problems);
+    let metadata = metadata(written.metadata, problems);
+    let poll = interval(written.poll_interval, POLL_INTERVAL, problems);
+    let rescan = interval(written.rescan_interval, RESCAN_INTERVAL, problems);
+    let mode = written.results.mode.map_or(ResultMode::Inherit, |mode| result_mode(&mode, problems));
+    let ignore_junk = written.ignore_junk.unwrap_or(true);
+    let select = Filters::new(&written.include, &written.exclude, ignore_junk, problems);
+
+    let path_text = written.path?;
+    let path = absolute(&path_text, problems)?;
+    let name_at = written.name.as_ref().map_or_else(|| path_text.span(), Spanned::span);
+    let name = match written.name {
+        Some(name) => name.into_inner(),
+        // Checked below like a written one.
+        None => path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+    };
+    check_name("watch", &name, &name_at, problems);
+    let (on_success, target_at) = match written.on_success.unwrap_or(raw::OnSuccess::Keep) {
+        raw::OnSuccess::Keep => (OnSuccess::Keep, None),
+        raw::OnSuccess::Delete => (OnSuccess::Delete, None),
+        raw::OnSuccess::Move(target) => {
+            let unusable = target.get_ref().trim().is_empty() || target.get_ref().contains('\0');
+            if unusable {
+                problems.at(&target.span(), "must name a folder, for example { move = \"done\" }");
+            }
+            (OnSuccess::Move(normalised(&path.join(target.get_ref()))), (!unusable).then(|| target.span()))
+        }
+    };
+    let watch = Watch {
+        id: WatchId::of(&name),
+        name,
+        path,
+        pipeline: written.pipeline.map(Spanned::into_inner).unwrap_or_default(),
+        recursive: written.recursive.unwrap_or(true),
+        select,
+        settle,
+        max_size,
+        mime_type,
+        metadata,
+        on_success,
+        detect: written.detect.unwrap_or_default(),
+        poll_interval: poll,
+        rescan_interval: rescan,
+        results: Results { mode },
+    };
+    Some(Placed { watch, name_at, path_at: path_text.span(), target_at })
+}
+
+fn interval(written: Option<Spanned<Time>>, default: Duration, problems: &mut Problems<'_>) -> Duration {
+    time_within(written, default, Duration::from_millis(100)..=7 * DAY, problems)
+}
+
+/// The path, if it can be meant as that of a folder wherever the daemon is started.
+pub(super) fn absolute(text: &Text, problems: &mut Problems<'_>) -> Option<PathBuf> {
+    let path = Path::new(text.get_ref());
+    if !path.is_absolute() || text.get_ref().contains('\0') {
+        problems.at(&text.span(), format!("{:?} is not an absolute path; begin it with /", text.get_ref()));
+        return None;
+    }
+    Some(normalised(path))
+}
+
+fn max_size(written: Option<Spanned<Size>>, problems: &mut Problems<'_>) -> u64 {
+    let Some(written) = written else { return MAX_SIZE };
+    let Size(size) = *written.get_ref();
+    if size == 0 {
+        problems.at(&written.span(), format!("0 would refuse every file; the default is {}", show_size(MAX_SIZE)));
+    }
+    size
+}
+
+fn mime_type(written: Option<Text>, problems: &mut Problems<'_>) -> Option<String> {
+    let written = blank_as_none(written)?;
+    let halves: Vec<_> = written.get_ref().split('/').collect();
+    let whole = halves.len() == 2 && halves.iter().all(|half| !half.is_empty());
+    if !whole || !written.get_ref().chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+        let message = format!("{:?} is not a MIME type; write for example \"text/csv\"", written.get_ref());
+        problems.at(&written.span(), message);
+    }
+    Some(written.into_inner())
+}
+
+fn metadata(written: BTreeMap<Text, Text>, problems: &mut Problems<'_>) -> BTreeMap<String, String> {
+    let mut bytes = 0;
+    let mut metadata = BTreeMap::new();
+    for (key, value) in written {
+        if RESERVED_METADATA.contains(&key.get_ref().as_str()) {
+            let message = format!("reserved for the daemon; choose another key (not {})", RESERVED_METADATA.join(", "));
+            problems.at(&key.span(), message);
+        } else if key.get_ref().trim().is_empty() {
+            problems.at(&key.span(), "an empty key; give it a name");
+        }
+        let before = bytes;
+        bytes += key.get_ref().len() + value.get_ref().len();
+        if before <= MAX_METADATA_BYTES && bytes > MAX_METADATA_BYTES {
+            let limit = show_size(MAX_METADATA_BYTES as u64);
+            problems.at(&value.span(), format!("the metadata is larger than {limit} together; shorten it"));
+        }
+        metadata.insert(key.into_inner(), value.into_inner());
+    }
+    metadata
+}
+
+fn result_mode(written: &Text, problems: &mut Problems<'_>) -> ResultMode {
+    if written.get_ref() == "inherit" {
+        return ResultMode::Inherit;
+    }
+    // The daemon itself must be able to read a result again, and a result is no program.
+    match u32::from_str_radix(written.get_ref(), 8) {
+        Ok(mode) if mode & !0o666 == 0 && mode & 0o600 == 0o600 => ResultMode::Fixed(mode),
+        _ => {
+            let message = format!(
+                "{:?} is not a mode for result files; write \"inherit\" or octal digits from \"0600\" to \"0666\"",
+                written.get_ref()
+            );
+            problems.at(&written.span(), message);
+            ResultMode::Inherit
+        }
+    }
+}
