@@ -1,0 +1,195 @@
+//! The state directory around the journal: the lock, the format file, the second copy of the identity, and moving a
+//! journal out of the way.
+//!
+//! It must not know of sled, but for the name of a file that a killed open leaves behind.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use uuid::Uuid;
+
+use super::open::OpenError;
+
+/// The format of everything in the journal's directory. Raised when an older program could not read what we write.
+pub(super) const FORMAT: u32 = 1;
+/// How many journals may be moved away within one second.
+const MAX_SAME_NAME: u32 = 100;
+
+const LOCK: &str = "lock";
+const JOURNAL: &str = "journal";
+const FORMAT_FILE: &str = "journal.format";
+const ID_FILE: &str = "journal.id";
+/// Where an unfinished snapshot goes; the latest one replaces an earlier one.
+const ASIDE: &str = "journal.unfinished-snapshot";
+
+/// A state directory that belongs to this process.
+pub(super) struct Home {
+    dir: PathBuf,
+    /// Holds the lock for as long as it is open.
+    _lock: File,
+}
+
+/// What the second copy of the identity says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Id {
+    /// No journal was ever finished here.
+    Missing,
+    /// A journal was, but which one cannot be read.
+    Unreadable,
+    /// This one.
+    Known(Uuid),
+}
+
+impl Home {
+    /// Creates the directory if need be, and takes its lock.
+    pub(super) fn lock(dir: &Path) -> Result<Self, OpenError> {
+        let failed = |source| OpenError::Io { path: dir.to_owned(), source };
+        if !dir.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                sync_dir(parent)?;
+            }
+        }
+        let path = dir.join(LOCK);
+        let lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),
+            Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
+        }
+    }
+
+    /// The journal's own directory.
+    pub(super) fn journal(&self) -> PathBuf {
+        self.dir.join(JOURNAL)
+    }
+
+    /// Whether there is a journal to open. An empty directory is none: there is nothing in it to keep.
+    pub(super) fn has_journal(&self) -> Result<bool, OpenError> {
+        let path = self.journal();
+        match fs::read_dir(&path) {
+            Ok(mut entries) => Ok(entries.next().is_some()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(OpenError::Io { path, source }),
+        }
+    }
+
+    /// Refuses the journal of a newer program; an unreadable format file is written again.
+    pub(super) fn check_format(&self) -> Result<(), OpenError> {
+        match self.read(FORMAT_FILE)?.map(|text| text.trim().parse::<u32>()) {
+            Some(Ok(FORMAT)) => Ok(()),
+            Some(Ok(found)) if found > FORMAT => Err(OpenError::NewerFormat { dir: self.dir.clone(), found }),
+            // The journal's own check decides whether what is there can be read.
+            _ => self.write(FORMAT_FILE, &FORMAT.to_string()),
+        }
+    }
+
+    /// The second copy of the identity.
+    pub(super) fn id(&self) -> Result<Id, OpenError> {
+        Ok(match self.read(ID_FILE)?.map(|text| text.trim().parse()) {
+            None => Id::Missing,
+            Some(Err(_)) => Id::Unreadable,
+            Some(Ok(id)) => Id::Known(id),
+        })
+    }
+
+    /// Writes the second copy of the identity, durably.
+    pub(super) fn write_id(&self, id: Uuid) -> Result<(), OpenError> {
+        self.write(ID_FILE, &id.to_string())
+    }
+
+    /// Makes an empty directory for a new journal. The old identity goes first: a crash before the new journal is
+    /// whole must not look like the loss of the old one.
+    pub(super) fn begin_new(&self) -> Result<(), OpenError> {
+        let (id, journal) = (self.dir.join(ID_FILE), self.journal());
+        match fs::remove_file(&id) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(OpenError::Io { path: id, source }),
+            _ => sync_dir(&self.dir)?,
+        }
+        match DirBuilder::new().mode(0o700).create(&journal) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                Err(OpenError::Io { path: journal, source })
+            }
+            _ => sync_dir(&self.dir),
+        }
+    }
+
+    /// Makes the names in the journal's directory durable.
+    pub(super) fn sync(&self) -> Result<(), OpenError> {
+        sync_dir(&self.journal())?;
+        sync_dir(&self.dir)
+    }
+
+    /// Moves away what a process leaves behind that was killed while it opened the journal: sled takes such a file
+    /// for a snapshot and then fails.
+    pub(super) fn move_unfinished_snapshots(&self) -> Result<(), OpenError> {
+        let journal = self.journal();
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| OpenError::Io { path, source }
+        };
+        for entry in fs::read_dir(&journal).map_err(failed(&journal))? {
+            let entry = entry.map_err(failed(&journal))?;
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
+                tracing::warn!(file = %entry.path().display(), "moving an unfinished snapshot out of the journal");
+                fs::rename(entry.path(), self.dir.join(ASIDE)).map_err(failed(&entry.path()))?;
+            }
+        }
+        sync_dir(&journal)
+    }
+
+    /// Moves a damaged journal away, under a name that says when.
+    pub(super) fn quarantine(&self) -> Result<PathBuf, OpenError> {
+        let time = humantime::format_rfc3339_seconds(SystemTime::now()).to_string().replace(':', "");
+        let target = (1..=MAX_SAME_NAME)
+            .map(|n| {
+                self.dir.join(if n == 1 {
+                    format!("journal.corrupt-{time}")
+                } else {
+                    format!("journal.corrupt-{time}-{n}")
+                })
+            })
+            .find(|target| fs::symlink_metadata(target).is_err())
+            .ok_or_else(|| OpenError::Io { path: self.journal(), source: io::ErrorKind::AlreadyExists.into() })?;
+        fs::rename(self.journal(), &target).map_err(|source| OpenError::Io { path: target.clone(), source })?;
+        sync_dir(&self.dir)?;
+        Ok(target)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<String>, OpenError> {
+        let path = self.dir.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(OpenError::Io { path, source }),
+        }
+    }
+
+    /// Replaces a small file as a whole.
+    fn write(&self, name: &str, text: &str) -> Result<(), OpenError> {
+        let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        let replace = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            writeln!(file, "{text}")?;
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        replace().map_err(|source| OpenError::Io { path: path.clone(), source })?;
+        sync_dir(&self.dir)
+    }
+}
+
+fn sync_dir(dir: &Path) -> Result<(), OpenError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|source| OpenError::Io { path: dir.to_owned(), source })
+}
