@@ -269,8 +269,11 @@ pub enum Event {
         /// Why.
         error: String,
     },
-    /// The file is absent (never merely unknown).
+    /// A worker found the file absent (never merely unknown).
     Vanish,
+    /// Intake found the file absent (never merely unknown): what was not begun vanishes, and what was finished
+    /// is noted, so that a file which appears there again is new.
+    Gone,
     /// A dead letter is to be tried again, with all its attempts.
     Requeue {
         /// Now.
@@ -300,6 +303,7 @@ impl Event {
             Self::Fail { .. } => "fail",
             Self::Block { .. } => "block",
             Self::Vanish => "vanish",
+            Self::Gone => "gone",
             Self::Requeue { .. } => "requeue",
             Self::Recover { .. } => "recover",
         }
@@ -453,9 +457,14 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => return Err(refused),
         },
         (Event::Vanish, Some(job)) => match job.state {
-            S::Pending { .. } | S::Sending | S::Blocked { .. } => (Job { state: S::Vanished, ..job.clone() }, false),
+            S::Sending => (Job { state: S::Vanished, ..job.clone() }, false),
+            _ => return Err(refused),
+        },
+        (Event::Gone, Some(job)) => match job.state {
+            S::Pending { .. } | S::Blocked { .. } => (Job { state: S::Vanished, ..job.clone() }, false),
             S::Done | S::Failed | S::Ignored => (Job { absent: true, ..job.clone() }, false),
-            S::Delivered | S::Vanished | S::Parked => return Err(refused),
+            // A worker or a post-action has the others and sees for itself.
+            S::Sending | S::Delivered | S::Vanished | S::Parked => return Err(refused),
         },
         (Event::Requeue { at }, Some(job)) => match job.state {
             S::Failed | S::Blocked { .. } => {

@@ -114,6 +114,7 @@ impl Desk<'_> {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 return Ok(if unsure_is_fine { admit } else { Decision::NoWriterCheck("the file cannot be opened") });
             }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Decision::Later(None)),
             Err(error) => return Err(error),
         };
         if seen.generation != settled {

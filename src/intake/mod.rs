@@ -35,7 +35,7 @@ use crate::config::Detect;
 use crate::folder::{Availability, Folder};
 use crate::fs::Root;
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, Generation};
+use crate::job::{Event, FileKey};
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
 
@@ -143,7 +143,7 @@ impl Intake {
             let opened = blocking(move || {
                 let root = Root::open(&path)?;
                 // A root that cannot be listed cannot be served either.
-                root.dir(Path::new(""))?.entries()?;
+                drop(root.dir(Path::new(""))?.entries()?);
                 Ok::<_, std::io::Error>(root)
             })
             .await;
@@ -222,13 +222,16 @@ impl Intake {
                 let walker = walker.clone();
                 walk = Some(spawn_blocking(move || walker.walk(&start)));
             }
-            self.folder.set_settling(self.settling.len());
+            let unlooked = found.len() + walks.len() + usize::from(walk.is_some()) + hints.as_ref().map_or(0, mpsc::Receiver::len);
+            self.folder.set_settling(self.settling.len() + unlooked);
             let table_due = self.settling.next_due().map(|due| self.started + due);
 
             tokio::select! {
                 report = finished(&mut scan) => {
                     let report = report?;
                     last_rescan = Some(Instant::now());
+                    // What the scan found last may still be on its way: it settles before the scan counts as complete.
+                    self.folder.set_settling(self.settling.len() + found.len());
                     self.scanned(&report);
                     if report.exhausted && backend == Backend::Events {
                         backend = self.fall_back(&WatchError::Exhausted);
