@@ -21,6 +21,8 @@ pub mod job;
 #[cfg(feature = "daemon")]
 pub mod journal;
 #[cfg(feature = "daemon")]
+pub mod lease;
+#[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]
 pub mod show;

@@ -213,6 +213,13 @@ struct Header {
     sha256: Option<String>,
 }
 
+impl Header {
+    fn ours(self, name: OsString) -> Ours {
+        let sha256 = self.sha256.as_deref().and_then(from_hex);
+        Ours { name, object_id: self.object_id, generation: self.generation, sha256 }
+    }
+}
+
 /// A file of ours that stands beside an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ours {
@@ -270,14 +277,40 @@ pub fn find(dir: &Dir, input: &OsStr, kind: Kind, identity: &Identity) -> io::Re
     })
 }
 
-/// Reads a file as one of ours; `None` for a stranger's.
+/// Looks through a folder for our result of an object. Returns the input's name and the result.
+pub fn find_object(dir: &Dir, object_id: Uuid, identity: &Identity) -> io::Result<Option<(OsString, Ours)>> {
+    for entry in dir.entries()? {
+        let name = entry?.name;
+        if !name.as_bytes().ends_with(Kind::Result.suffix().as_bytes()) {
+            continue;
+        }
+        match read_header(dir, &name, Kind::Result, identity)? {
+            Some(header) if header.object_id == object_id => {
+                let input = Path::new(&header.filepath).file_name().map(OsStr::to_owned);
+                return Ok(input.map(|input| (input, header.ours(name))));
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Reads a file as one of ours about this input; `None` for a stranger's.
 fn read_ours(dir: &Dir, name: OsString, input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Ours>> {
+    let header = read_header(dir, &name, kind, identity)?;
+    let about_this =
+        |header: &Header| Path::new(&header.filepath).file_name() == Some(OsStr::new(&*input.to_string_lossy()));
+    Ok(header.filter(about_this).map(|header| header.ours(name)))
+}
+
+/// Reads what a file of ours says about itself; `None` for a stranger's.
+fn read_header(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Header>> {
     let ours = |seen: &crate::fs::Seen| seen.uid == identity.uid && seen.nlink == 1 && seen.generation.size <= MAX_LEN;
-    match dir.look(&name) {
+    match dir.look(name) {
         Ok(Look::File(seen)) if ours(&seen) => {}
         _ => return Ok(None),
     }
-    let file = match dir.open_file(&name) {
+    let file = match dir.open_file(name) {
         Ok((file, seen)) if ours(&seen) => file,
         Ok(_) => return Ok(None),
         // It went, or became something else, since it was looked at.
@@ -287,20 +320,10 @@ fn read_ours(dir: &Dir, name: OsString, input: &OsStr, kind: Kind, identity: &Id
     let Ok(header) = serde_json::from_reader::<_, Header>(io::BufReader::new(file.take(MAX_LEN))) else {
         return Ok(None);
     };
-    let about_this = Path::new(&header.filepath).file_name() == Some(OsStr::new(&*input.to_string_lossy()));
-    if header.schema_version != SCHEMA_VERSION
-        || header.instance != identity.instance
-        || header.action != kind.action()
-        || !about_this
-    {
-        return Ok(None);
-    }
-    Ok(Some(Ours {
-        name,
-        object_id: header.object_id,
-        generation: header.generation,
-        sha256: header.sha256.as_deref().and_then(from_hex),
-    }))
+    let ours = header.schema_version == SCHEMA_VERSION
+        && header.instance == identity.instance
+        && header.action == kind.action();
+    Ok(ours.then_some(header))
 }
 
 /// What an existing result says about a file as it is now.

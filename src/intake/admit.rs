@@ -7,14 +7,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::assess::{Assessment, assess, ends_with_its_file};
-use super::writer::{self, Writers};
 use crate::config::OnSuccess;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{Event, FileKey, Generation, Millis};
 use crate::journal::Journal;
-use crate::sidecar::{self, Adoption, Kind};
+use crate::lease::{self, Writers};
+use crate::sidecar::{self, Adoption, Kind, Place};
 
 /// What a first look at a path says.
 #[derive(Debug)]
@@ -103,8 +103,9 @@ impl Desk<'_> {
         let dir = self.root.parent(rel)?;
         let name = base_name(rel);
         if assessment == Assessment::DeadLetter {
-            let error_file = job.as_ref().and_then(|job| job.sidecar.as_ref());
-            let still_there = error_file.is_some_and(|file| dir.exists(file.as_ref()).unwrap_or(true));
+            // What cannot be looked for counts as there: a dead letter is not retried by accident.
+            let place = sidecar::find(&dir, name, Kind::Error, self.identity);
+            let still_there = !matches!(place, Ok(Place::Free(_)));
             return Ok(if still_there { Decision::Nothing } else { Decision::Record(Event::Requeue { at: now }) });
         }
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
@@ -120,7 +121,7 @@ impl Desk<'_> {
         if seen.generation != settled {
             return Ok(Decision::Later(None));
         }
-        match writer::check(&file) {
+        match lease::check(&file) {
             Writers::None => {}
             Writers::Some => return Ok(Decision::Writing),
             Writers::Unknown(_) if unsure_is_fine => {}

@@ -77,7 +77,9 @@ mod tests {
     #[test]
     fn a_known_generation_is_left_alone() {
         use JobState as S;
-        for state in [S::Pending { due: 0 }, S::Sending, S::Delivered, S::Done, S::Failed, S::Blocked { due: 0 }, S::Ignored] {
+        for state in
+            [S::Pending { due: 0 }, S::Sending, S::Delivered, S::Done, S::Failed, S::Blocked { due: 0 }, S::Ignored]
+        {
             assert_eq!(assess(Some(&job(state)), &generation(1)), Assessment::Known, "{state:?}");
         }
         assert_eq!(assess(Some(&job(S::Vanished)), &generation(1)), Assessment::New, "it came back");

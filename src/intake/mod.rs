@@ -16,7 +16,6 @@ pub mod scan;
 pub mod select;
 pub mod settle;
 pub mod watch;
-pub mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -96,7 +95,9 @@ impl Backend {
         match detect {
             Detect::Poll => Self::Poll("the configuration says so"),
             Detect::Events => Self::Events,
-            Detect::Auto if root.kind().remote => Self::Poll("a network filesystem raises no events for changes by others"),
+            Detect::Auto if root.kind().remote => {
+                Self::Poll("a network filesystem raises no events for changes by others")
+            }
             Detect::Auto => Self::Events,
         }
     }
@@ -104,7 +105,12 @@ impl Backend {
 
 impl Intake {
     /// Intake for a folder; `changed` is what [`Folder::new`] gave.
-    pub fn new(folder: Arc<Folder>, changed: mpsc::Receiver<PathBuf>, journal: Journal, identity: Arc<Identity>) -> Self {
+    pub fn new(
+        folder: Arc<Folder>,
+        changed: mpsc::Receiver<PathBuf>,
+        journal: Journal,
+        identity: Arc<Identity>,
+    ) -> Self {
         let selector = Arc::new(Selector::new(&folder.watch));
         Self {
             folder,
@@ -222,7 +228,8 @@ impl Intake {
                 let walker = walker.clone();
                 walk = Some(spawn_blocking(move || walker.walk(&start)));
             }
-            let unlooked = found.len() + walks.len() + usize::from(walk.is_some()) + hints.as_ref().map_or(0, mpsc::Receiver::len);
+            let unlooked =
+                found.len() + walks.len() + usize::from(walk.is_some()) + hints.as_ref().map_or(0, mpsc::Receiver::len);
             self.folder.set_settling(self.settling.len() + unlooked);
             let table_due = self.settling.next_due().map(|due| self.started + due);
 
@@ -328,9 +335,8 @@ impl Intake {
         last_rescan: Option<Instant>,
     ) -> Result<(), Failure> {
         let due = self.settling.due(self.started.elapsed(), BATCH);
-        let inspected = self.at_desk(root, move |desk| {
-            due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>()
-        });
+        let inspected =
+            self.at_desk(root, move |desk| due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>());
         let inspected = inspected.await;
         let now = self.started.elapsed();
         let (mut settled, mut gone) = (Vec::new(), Vec::new());

@@ -153,7 +153,10 @@ impl Walker {
             }
             return Ok(());
         }
-        let id = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX)).and_then(|id| Uuid::parse_str(id).ok());
+        let id = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX))
+            .and_then(|id| Uuid::parse_str(id).ok());
         if id.is_some() && !self.folder.is_scanned() {
             self.folder.add_orphan(path);
         }

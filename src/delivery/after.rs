@@ -1,0 +1,256 @@
+//! After the delivery: the input is kept, removed or moved, and never anything that was not delivered.
+//!
+//! Between "this is the file that was delivered" and "remove it", a writer may replace it. So it is first
+//! renamed, without replacing anything, to a hidden name that nobody else uses; what stands there is compared
+//! with what was delivered; only then it goes. On a difference it is renamed back.
+//!
+//! A crash at any step is finished at the next start: with a record the steps are simply taken again; without
+//! one (the journal was thrown away) the result file beside it names the object and says what it was.
+//!
+//! Everything here blocks on the disk.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Component, Path};
+
+use uuid::Uuid;
+
+use crate::config::OnSuccess;
+use crate::folder::Folder;
+use crate::fs::{Dir, Root, Seen, base_name};
+use crate::identity::Identity;
+use crate::job::{ContentHash, Generation};
+use crate::lease::{self, Writers};
+use crate::sidecar::{self, Kind};
+
+/// How many names are tried at a move's target.
+const MOVE_NAMES: u8 = 9;
+
+/// What was delivered.
+#[derive(Debug, Clone)]
+pub struct Delivered {
+    /// Its generation then.
+    pub generation: Generation,
+    /// The hash of its content.
+    pub sha256: ContentHash,
+    /// Its object id.
+    pub object_id: Uuid,
+    /// Name of its result file.
+    pub result: OsString,
+}
+
+/// How a post-action ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The input is no longer at its place.
+    Gone,
+    /// It stays, and why.
+    Kept(String),
+}
+
+/// Does what the watch wants done with a delivered file. Errors may be tried again.
+pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -> io::Result<Outcome> {
+    if folder.watch.on_success == OnSuccess::Keep {
+        return Ok(Outcome::Kept(String::new()));
+    }
+    let dir = root.parent(rel)?;
+    let name = base_name(rel);
+    let hidden = sidecar::hidden_name(delivered.object_id);
+    if !dir.exists(&hidden)? {
+        let Some(seen) = dir.file(name)? else {
+            // Somebody else removed it, or we did before a crash; its result may still have to follow it.
+            if let OnSuccess::Move(target) = &folder.watch.on_success {
+                follow_moved(folder, root, target, rel, &dir, delivered)?;
+            }
+            return Ok(Outcome::Gone);
+        };
+        if !is_delivered(&seen, &delivered.generation) {
+            return Ok(Outcome::Kept("the file changed after its delivery".into()));
+        }
+        if is_written(&dir, name)? {
+            return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
+        }
+        dir.rename_new(name, &dir, &hidden)?;
+        dir.sync()?;
+    }
+    let same = dir.file(&hidden)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation));
+    if !same {
+        return put_back(&dir, &hidden, name).map(|()| Outcome::Kept("another file came to its place".into()));
+    }
+    if is_written(&dir, &hidden)? {
+        put_back(&dir, &hidden, name)?;
+        return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
+    }
+    match &folder.watch.on_success {
+        OnSuccess::Keep => put_back(&dir, &hidden, name).map(|()| Outcome::Kept(String::new())),
+        OnSuccess::Delete => {
+            dir.unlink(&hidden)?;
+            dir.sync()?;
+            Ok(Outcome::Gone)
+        }
+        OnSuccess::Move(target) => match move_to(folder, root, target, rel, &dir, &hidden, delivered) {
+            Ok(()) => Ok(Outcome::Gone),
+            Err(error) => {
+                put_back(&dir, &hidden, name)?;
+                if error.kind() == io::ErrorKind::CrossesDevices {
+                    return Ok(Outcome::Kept(format!("{} is on another filesystem", target.display())));
+                }
+                Err(error)
+            }
+        },
+    }
+}
+
+/// Finishes or undoes the post-action of a hidden file that no record knows; `None` if nothing is known about it.
+///
+/// Returns the input's name and whether it is gone.
+pub fn recover(
+    folder: &Folder,
+    root: &Root,
+    hidden: &Path,
+    identity: &Identity,
+) -> io::Result<Option<(OsString, Outcome)>> {
+    let dir = root.parent(hidden)?;
+    let name = base_name(hidden);
+    let Some(id) = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX)) else { return Ok(None) };
+    let (Ok(object_id), Some(_)) = (Uuid::parse_str(id), dir.file(name)?) else { return Ok(None) };
+    let Some((input, ours)) = sidecar::find_object(&dir, object_id, identity)? else { return Ok(None) };
+    let rel = hidden.with_file_name(&input);
+    let Some(sha256) = ours.sha256 else { return Ok(None) };
+    // A name that is not UTF-8 is written with replacements: then the object id tells that it is not this one.
+    if identity.object_id(&folder.watch.name, &rel) != object_id {
+        return Ok(None);
+    }
+    if folder.watch.on_success == OnSuccess::Keep {
+        put_back(&dir, name, &input)?;
+        return Ok(Some((input, Outcome::Kept(String::new()))));
+    }
+    let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
+    finish(folder, root, &rel, &delivered).map(|outcome| Some((input, outcome)))
+}
+
+/// A rename moves the ctime, so that is not compared.
+fn is_delivered(seen: &Seen, generation: &Generation) -> bool {
+    let now = &seen.generation;
+    (now.ino, now.size, now.mtime_ns) == (generation.ino, generation.size, generation.mtime_ns)
+}
+
+/// Whether somebody is known to have it open for writing.
+fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
+    match dir.open_file(name) {
+        Ok((file, _)) => Ok(lease::check(&file) == Writers::Some),
+        // It was readable when it was delivered; without reading it, there is no telling.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives a hidden file its name back; if that is taken by now, both stay.
+fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
+    match dir.rename_new(hidden, dir, name) {
+        Ok(()) => dir.sync(),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("its name is taken by now; the delivered file stays as {}", hidden.display()),
+        )),
+        Err(error) => Err(error),
+    }
+}
+
+fn move_to(
+    folder: &Folder,
+    root: &Root,
+    target: &Path,
+    rel: &Path,
+    dir: &Dir,
+    hidden: &OsStr,
+    delivered: &Delivered,
+) -> io::Result<()> {
+    let to = target_dir(folder, root, target, rel)?;
+    for n in 0..MOVE_NAMES {
+        let name = target_name(base_name(rel), &delivered.sha256, n);
+        match dir.rename_new(hidden, &to, &name) {
+            Ok(()) => {
+                to.sync()?;
+                dir.sync()?;
+                return move_result(dir, &to, &name, delivered);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", target.display())))
+}
+
+/// After a crash between the move of the input and that of its result: the result follows.
+fn follow_moved(
+    folder: &Folder,
+    root: &Root,
+    target: &Path,
+    rel: &Path,
+    dir: &Dir,
+    delivered: &Delivered,
+) -> io::Result<()> {
+    if dir.file(&delivered.result)?.is_none() {
+        return Ok(());
+    }
+    let to = target_dir(folder, root, target, rel)?;
+    for n in 0..MOVE_NAMES {
+        let name = target_name(base_name(rel), &delivered.sha256, n);
+        if to.file(&name)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation)) {
+            return move_result(dir, &to, &name, delivered);
+        }
+    }
+    Ok(())
+}
+
+fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io::Result<()> {
+    for n in 1..=u32::from(MOVE_NAMES) {
+        match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, Kind::Result, n)) {
+            Ok(()) => {
+                to.sync()?;
+                return dir.sync();
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "every name for the result at the target is taken"))
+}
+
+/// The `n`-th name of a moved file: its own, then `stem~<8 hex of the hash>.ext`, then the same with the hash counted up.
+fn target_name(input: &OsStr, sha256: &ContentHash, n: u8) -> OsString {
+    if n == 0 {
+        return input.to_owned();
+    }
+    let mut hash = *sha256;
+    hash[3] = hash[3].wrapping_add(n - 1);
+    sidecar::disambiguated(input, &hash)
+}
+
+/// The folder that mirrors the input's beneath the target; made where it is missing, through no link.
+fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Result<Dir> {
+    let mut dir = match target.strip_prefix(&folder.watch.path) {
+        // Beneath the inbox, where strangers write: every step is checked.
+        Ok(inner) => descend(root.dir(Path::new(""))?, inner)?,
+        Err(_) => {
+            std::fs::create_dir_all(target)?;
+            Dir::open(target)?
+        }
+    };
+    if let Some(parent) = rel.parent() {
+        dir = descend(dir, parent)?;
+    }
+    Ok(dir)
+}
+
+fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {
+    for component in path.components() {
+        let Component::Normal(name) = component else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain"));
+        };
+        dir = dir.make_dir(name)?;
+    }
+    Ok(dir)
+}

@@ -1,0 +1,298 @@
+//! One pipeline's line to its server: connected, authenticated, its task running, or down and probed.
+//!
+//! A line that is down is probed with jittered backoff for as long as it takes; nothing is charged to any file
+//! meanwhile. A worker that learns that the task is gone says so ([`Line::suspect`]); the line is then down until
+//! a probe says otherwise. A pipeline given as a file is started by the probe, and started again when the server
+//! forgot it. An outage is logged at its start and its end, and every ten minutes with a count.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+
+use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, ServiceUri, TaskState, load_pipeline};
+use crate::config::{Config, Pipeline, Target};
+
+/// How often a lasting outage is logged.
+const REMIND: Duration = Duration::from_secs(600);
+/// Longest pause between probes, if `retry.max` is not less.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// First pause between probes.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// A session that lasted this long was a good one: the next outage begins with short pauses again.
+const GOOD_SESSION: Duration = Duration::from_secs(60);
+
+/// One pipeline at run time.
+#[derive(Debug)]
+pub struct Line {
+    /// The pipeline as configured.
+    pub config: Arc<Pipeline>,
+    timeouts: Timeouts,
+    state: watch::Sender<Health>,
+    /// A worker found the task gone.
+    suspected: Notify,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    connect: Duration,
+    request: Duration,
+    start: Duration,
+    /// Longest pause between probes.
+    pause: Duration,
+}
+
+/// Whether a pipeline can take files.
+#[derive(Debug, Clone)]
+pub enum Health {
+    /// It cannot, and why.
+    Down {
+        /// Since when.
+        since: Instant,
+        /// Why.
+        reason: Arc<str>,
+    },
+    /// It can.
+    Up(Arc<Session>),
+}
+
+/// A live connection to a running task.
+#[derive(Debug)]
+pub struct Session {
+    /// The connection.
+    pub connection: Connection,
+    /// The task's token; empty where the credential is locked to the task.
+    pub token: SecretString,
+    /// When the task started, in the server's words: another value under this token is another task.
+    pub task_started: Option<Value>,
+    /// Counts the sessions of a line.
+    pub number: u64,
+}
+
+impl Line {
+    /// A line that has not connected yet.
+    pub fn new(config: Arc<Pipeline>, all: &Config) -> Arc<Self> {
+        let timeouts = Timeouts {
+            connect: all.server.connect_timeout,
+            request: all.server.request_timeout,
+            start: all.server.start_timeout,
+            pause: all.retry.max.min(MAX_PAUSE),
+        };
+        let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
+        Arc::new(Self { config, timeouts, state: watch::Sender::new(down), suspected: Notify::new() })
+    }
+
+    /// Follows its health.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.state.subscribe()
+    }
+
+    /// The live session, if there is one.
+    pub fn session(&self) -> Option<Arc<Session>> {
+        match &*self.state.borrow() {
+            Health::Up(session) if !session.connection.is_closed() => Some(session.clone()),
+            Health::Up(_) | Health::Down { .. } => None,
+        }
+    }
+
+    /// Since when it has been down, and why.
+    pub fn outage(&self) -> Option<(Instant, Arc<str>)> {
+        match &*self.state.borrow() {
+            Health::Down { since, reason } => Some((*since, reason.clone())),
+            Health::Up(_) => None,
+        }
+    }
+
+    /// A worker's upload failed in a way that is the pipeline's fault: down until a probe says otherwise.
+    ///
+    /// Words about an earlier session are ignored.
+    pub fn suspect(&self, session: u64, reason: &str) {
+        let down = self.state.send_if_modified(|health| match health {
+            Health::Up(current) if current.number == session => {
+                *health = Health::Down { since: Instant::now(), reason: reason.into() };
+                true
+            }
+            Health::Up(_) | Health::Down { .. } => false,
+        });
+        if down {
+            self.suspected.notify_one();
+        }
+    }
+
+    /// Keeps the line up for as long as it is polled.
+    pub async fn run(&self) {
+        let backoff = Backoff { initial: FIRST_PAUSE, max: self.timeouts.pause };
+        let name = &self.config.name;
+        let mut failures = 0;
+        let mut number = 0;
+        let mut outage: Option<Outage> = None;
+        let mut connection = None;
+        loop {
+            let reason = match self.establish(connection.take()).await {
+                Ok((connection_now, Task { token, started: task_started })) => {
+                    number += 1;
+                    let session = Session { connection: connection_now.clone(), token, task_started, number };
+                    let session = Arc::new(session);
+                    self.state.send_replace(Health::Up(session));
+                    match outage.take() {
+                        Some(outage) => tracing::info!(
+                            pipeline = %name, seconds = outage.since.elapsed().as_secs(), probes = outage.probes,
+                            "pipeline is up again"
+                        ),
+                        None => tracing::info!(pipeline = %name, uri = %self.config.uri, "pipeline is up"),
+                    }
+                    let up_since = Instant::now();
+                    let reason = tokio::select! {
+                        error = connection_now.closed() => error.to_string(),
+                        () = self.suspected.notified() => {
+                            // The socket is fine; the next probe asks on it.
+                            connection = Some(connection_now);
+                            self.outage().map_or_else(String::new, |(_, reason)| reason.to_string())
+                        }
+                    };
+                    if up_since.elapsed() >= GOOD_SESSION {
+                        failures = 0;
+                    }
+                    reason
+                }
+                Err(Down { reason, connection: kept }) => {
+                    connection = kept;
+                    reason
+                }
+            };
+            let since = self.outage().map_or_else(Instant::now, |(since, _)| since);
+            self.state.send_replace(Health::Down { since, reason: reason.as_str().into() });
+            let outage = outage.get_or_insert_with(Outage::begin);
+            outage.failed(name, &reason);
+            tokio::time::sleep(backoff.delay(failures, fastrand::f64())).await;
+            failures = failures.saturating_add(1);
+        }
+    }
+
+    /// One probe: connects if need be, and makes sure that the task runs.
+    async fn establish(&self, live: Option<Connection>) -> Result<(Connection, Task), Down> {
+        let connection = match live.filter(|connection| !connection.is_closed()) {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        match self.task(&connection).await {
+            Ok(task) => Ok((connection, task)),
+            Err(reason) => Err(Down { reason, connection: Some(connection) }),
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, Down> {
+        let config = self.config.clone();
+        // The key may stand in a file: it is read anew each time, so that a replaced one is picked up.
+        let key = tokio::task::spawn_blocking(move || {
+            let key = config.api_key.read().map_err(|error| error.to_string())?;
+            config.check_key(&key)?;
+            Ok::<_, String>(key)
+        });
+        let key = key.await.map_err(|error| error.to_string()).and_then(|key| key)?;
+        let options = self.options(key).map_err(|error| error.to_string())?;
+        Ok(Connection::open(&options).await.map_err(|error| match &error {
+            Error::Authentication(_) => {
+                format!("{error}; the key is {}: replace it, it is read again at each try", self.config.api_key.describe())
+            }
+            _ => error.to_string(),
+        })?)
+    }
+
+    /// How to connect with this credential. Errors: the URI is not one, or is not encrypted where it must be.
+    pub fn options(&self, key: SecretString) -> Result<ConnectOptions, Error> {
+        let mut options = ConnectOptions::new(ServiceUri::parse(&self.config.uri)?, key);
+        options.connect_timeout = self.timeouts.connect;
+        options.request_timeout = self.timeouts.request;
+        options.ca_file.clone_from(&self.config.ca_file);
+        options.allow_plaintext = self.config.allow_plaintext;
+        options.check()?;
+        Ok(options)
+    }
+
+    /// The task, which runs; a pipeline file is started if need be.
+    async fn task(&self, connection: &Connection) -> Result<Task, String> {
+        let token = match &self.config.target {
+            Target::File(path) => self.execute(connection, path).await?,
+            Target::Token(token) => {
+                let token = token.clone();
+                tokio::task::spawn_blocking(move || token.read().map_err(|error| error.to_string()))
+                    .await
+                    .map_err(|error| error.to_string())
+                    .and_then(|token| token)?
+            }
+            // The server takes the task from the credential and ignores the argument.
+            Target::Credential => SecretString::from(""),
+        };
+        let status =
+            connection.task_status(&token, self.timeouts.request).await.map_err(|error| error.to_string())?;
+        if status.state == TaskState::Running && !status.completed {
+            return Ok(Task { token, started: status.start_time });
+        }
+        Err(format!("the task is not running (its state is {:?}); start it, or give the pipeline as a file", status.state))
+    }
+
+    async fn execute(&self, connection: &Connection, path: &Path) -> Result<SecretString, String> {
+        let file = path.to_owned();
+        let pipeline = tokio::task::spawn_blocking(move || load_pipeline(&file))
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.to_string())?;
+        let mut options = ExecuteOptions::new(pipeline);
+        options.source.clone_from(&self.config.source);
+        options.threads = self.config.threads;
+        options.ttl = Some(self.config.ttl);
+        options.use_existing = true;
+        options.name = Some(self.config.name.clone());
+        options.start_timeout = self.timeouts.start;
+        connection.execute(options).await.map(|task| task.token).map_err(|error| error.to_string())
+    }
+}
+
+/// The task behind a pipeline.
+struct Task {
+    token: SecretString,
+    started: Option<Value>,
+}
+
+/// Why a probe failed, and the connection if that was not why.
+struct Down {
+    reason: String,
+    connection: Option<Connection>,
+}
+
+impl From<String> for Down {
+    fn from(reason: String) -> Self {
+        Self { reason, connection: None }
+    }
+}
+
+/// An outage as the log tells it.
+struct Outage {
+    since: Instant,
+    probes: u64,
+    reminded: Instant,
+    said: String,
+}
+
+impl Outage {
+    fn begin() -> Self {
+        Self { since: Instant::now(), probes: 0, reminded: Instant::now(), said: String::new() }
+    }
+
+    fn failed(&mut self, pipeline: &str, reason: &str) {
+        self.probes += 1;
+        if self.probes == 1 {
+            tracing::warn!(pipeline, reason, "pipeline is down; its files wait, at no attempt, until it is up");
+            reason.clone_into(&mut self.said);
+        } else if self.said != reason || self.reminded.elapsed() >= REMIND {
+            let seconds = self.since.elapsed().as_secs();
+            tracing::warn!(pipeline, reason, seconds, probes = self.probes, "pipeline is still down");
+            reason.clone_into(&mut self.said);
+            self.reminded = Instant::now();
+        }
+    }
+}

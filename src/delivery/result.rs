@@ -1,0 +1,133 @@
+//! Result and error files on disk: written whole, durable, and no more readable than their input.
+//!
+//! The order that nothing may change: temp file, content, `fsync`, rename, `fsync` of the directory; only then
+//! may the journal say that it is there. A failed `fsync` is never repeated on the same file: the pages it was
+//! about may be marked clean already, so a new temp file is written.
+//!
+//! Everything here blocks on the disk.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::config::ResultMode;
+use crate::folder::{Folder, TempClaim};
+use crate::fs::{Dir, Seen};
+use crate::identity::Identity;
+use crate::sidecar::{self, Kind, Place};
+
+/// How often a name is looked for again that somebody else took between look and rename.
+const PLACE_TRIES: usize = 8;
+
+/// A temp file in the folder of a result; removed when dropped unplaced.
+#[derive(Debug)]
+pub struct Temp {
+    dir: Arc<Dir>,
+    claim: TempClaim,
+    file: File,
+    placed: bool,
+}
+
+impl Temp {
+    /// Creates the temp file of an object's result. Nothing is sent whose result could not even be begun.
+    ///
+    /// A leftover of a crash at its name is removed first, if it is ours.
+    pub fn create(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, input: &Seen, uid: u32) -> io::Result<Self> {
+        let name = sidecar::temp_name(id);
+        folder.sweep_temp(dir, &name, uid).or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(false),
+            _ => Err(error),
+        })?;
+        let claim = folder.claim_temp(name);
+        let create_mode = match folder.watch.results.mode {
+            ResultMode::Inherit => inherited(input.mode),
+            ResultMode::Fixed(_) => 0o600,
+        };
+        let file = dir.create_new(claim.name(), create_mode)?;
+        let temp = Self { dir: dir.clone(), claim, file, placed: false };
+        match folder.watch.results.mode {
+            ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
+            ResultMode::Inherit => temp.keep_from_strangers(input)?,
+        }
+        Ok(temp)
+    }
+
+    /// A result whose group is not the input's would show the input to another group.
+    fn keep_from_strangers(&self, input: &Seen) -> io::Result<()> {
+        let made = self.file.metadata()?;
+        if made.gid() == input.gid || std::os::unix::fs::fchown(&self.file, None, Some(input.gid)).is_ok() {
+            return Ok(());
+        }
+        let others = made.mode() & 0o006;
+        self.file.set_permissions(Permissions::from_mode(made.mode() & 0o606 | others << 3))
+    }
+
+    /// Writes the content, makes it durable and gives it its name. Returns the name.
+    ///
+    /// One of ours at the name is replaced; a stranger's file never is.
+    pub fn place(mut self, content: &[u8], input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<OsString> {
+        self.file.write_all(content)?;
+        self.file.sync_all()?;
+        for _ in 0..PLACE_TRIES {
+            let place = sidecar::find(&self.dir, input, kind, identity)?;
+            let renamed = match &place {
+                Place::Ours(ours) => self.dir.replace(self.claim.name(), &ours.name),
+                Place::Free(name) => self.dir.rename_new(self.claim.name(), &self.dir, name),
+            };
+            match renamed {
+                Ok(()) => {
+                    self.placed = true;
+                    self.dir.sync()?;
+                    return Ok(place.name().to_owned());
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("somebody keeps taking the names of the result file"))
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if !self.placed {
+            // What cannot be removed now is swept at the next start.
+            let _ = self.dir.unlink(self.claim.name());
+        }
+    }
+}
+
+/// Removes the error file of an input that was delivered after all. True if there was one.
+pub fn remove_error_file(dir: &Dir, input: &OsStr, identity: &Identity) -> io::Result<bool> {
+    match sidecar::find(dir, input, Kind::Error, identity)? {
+        Place::Ours(ours) => {
+            dir.unlink(&ours.name)?;
+            Ok(true)
+        }
+        Place::Free(_) => Ok(false),
+    }
+}
+
+/// The permissions of a result: those of others and of the group as the input has them, and the owner's own.
+///
+/// The kernel takes the umask off when the file is created.
+fn inherited(input: u32) -> u32 {
+    input & 0o066 | 0o600
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_is_never_more_readable_than_its_input() {
+        for (input, result) in [(0o644, 0o644), (0o600, 0o600), (0o755, 0o644), (0o440, 0o640), (0o000, 0o600)] {
+            assert_eq!(inherited(input), result, "{input:o}");
+            assert_eq!(inherited(input) & 0o066 & !input, 0);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Every fault has an owner: what an error says about the server, this host or the file, and what follows.
+//!
+//! Pure. Only a fault of the file costs it an attempt.
+
+use std::io;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use crate::client::{Backoff, Error, upload::Step};
+use crate::config::Retry;
+use crate::job::Millis;
+
+/// Whose fault it is that a file was not delivered now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The server cannot be reached, refuses the credential, or does not run the task.
+    Pipeline(String),
+    /// This host cannot serve the watch: its disk is full, read-only or failing.
+    Host(String),
+    /// This process has no descriptors left.
+    Descriptors(String),
+    /// This host cannot read this one file now.
+    Blocked(String),
+    /// The file is not what it was when it was admitted.
+    Changed(String),
+    /// The file is absent.
+    Vanished,
+    /// The daemon stops.
+    Stopping,
+    /// The pipeline does not take this file.
+    File(Blame),
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blame {
+    /// Why.
+    pub error: String,
+    /// Stable name of the kind of failure.
+    pub code: &'static str,
+    /// Whether trying again may help.
+    pub retryable: bool,
+    /// Plain words for the person who dropped it.
+    pub hint: &'static str,
+}
+
+/// What an operating system's error about one file of a watch means.
+pub fn of_io(what: &str, error: &io::Error) -> Fault {
+    let reason = format!("{what}: {error}");
+    let errno = error.raw_os_error();
+    let is = |candidates: &[Errno]| candidates.iter().any(|candidate| errno == Some(candidate.raw_os_error()));
+    if is(&[Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::STALE]) {
+        Fault::Host(reason)
+    } else if is(&[Errno::MFILE, Errno::NFILE]) {
+        Fault::Descriptors(reason)
+    } else {
+        Fault::Blocked(reason)
+    }
+}
+
+/// What a failed upload means; `os_error` is the operating system's number if the file could not be read.
+pub fn of_upload(step: Step, error: &Error, os_error: Option<i32>) -> Fault {
+    if let Some(number) = os_error {
+        return of_io("cannot read the file", &io::Error::from_raw_os_error(number));
+    }
+    let reason = error.to_string();
+    let blame = |retryable, hint| Fault::File(Blame { error: reason.clone(), code: error.code(), retryable, hint });
+    match error {
+        Error::Connect { .. } | Error::ConnectionLost { .. } | Error::Authentication(_) | Error::NotRunning(_) => {
+            Fault::Pipeline(reason)
+        }
+        // Only an open that was given up after hours gets here: nothing was sent, nothing is the file's fault.
+        Error::TimedOut { .. } if step == Step::Open => Fault::Pipeline(reason),
+        Error::Refused(server) if server.message.contains("Connect call failed") => Fault::Pipeline(reason),
+        Error::Read { .. } => Fault::Blocked(reason),
+        Error::InvalidData(_) => blame(false, "the daemon's configuration for this folder is wrong; tell its operator"),
+        Error::FileNotFound(_) => Fault::Vanished,
+        Error::Abandoned(_) => Fault::Changed(reason),
+        Error::TimedOut { .. } => out_of_time(reason),
+        _ => blame(true, "the pipeline could not process this file; check that it opens and is of a kind the pipeline takes"),
+    }
+}
+
+/// A task that runs did not answer in time.
+pub fn out_of_time(error: String) -> Fault {
+    Fault::File(Blame {
+        error,
+        code: "TIMED_OUT",
+        retryable: true,
+        hint: "the pipeline did not finish with this file in time; it may be too large or too complex for it",
+    })
+}
+
+/// The file is larger than its watch takes.
+pub fn too_large(size: u64, max: u64) -> Fault {
+    Fault::File(Blame {
+        error: format!("the file has {size} bytes, more than the {max} that this folder takes (max_size)"),
+        code: "TOO_LARGE",
+        retryable: false,
+        hint: "split the file, or ask the operator of this folder to raise max_size",
+    })
+}
+
+/// When a file is tried again after so many charged attempts, or `None` if that was the last.
+pub fn next_attempt(retry: &Retry, attempts: u32, retryable: bool, unit: f64, now: Millis) -> Option<Millis> {
+    if !retryable || attempts >= retry.attempts {
+        return None;
+    }
+    let backoff = Backoff { initial: retry.initial, max: retry.max };
+    Some(after(now, backoff.delay(attempts.saturating_sub(1), unit)))
+}
+
+/// A time so much later.
+pub fn after(now: Millis, delay: Duration) -> Millis {
+    now.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ServerError;
+
+    fn server(message: &str) -> ServerError {
+        ServerError { command: "rrext_process".into(), message: message.into(), ..ServerError::default() }
+    }
+
+    #[test]
+    fn only_the_files_own_faults_cost_an_attempt() {
+        let lost = Error::ConnectionLost { code: None, message: "x".into() };
+        for (step, error) in [
+            (Step::Write, lost),
+            (Step::Open, Error::NotRunning(server(""))),
+            (Step::Open, Error::Authentication(server("no"))),
+            (Step::Open, Error::TimedOut { what: "open", after: Duration::from_secs(1) }),
+            (Step::Open, Error::Refused(server("[Errno 111] Connect call failed"))),
+        ] {
+            assert!(matches!(of_upload(step, &error, None), Fault::Pipeline(_)), "{error}");
+        }
+        for (step, error) in [
+            (Step::Open, Error::PipeFailed(server("masked"))),
+            (Step::Close, Error::PipeFailed(server("node"))),
+            (Step::Write, Error::TimedOut { what: "write", after: Duration::from_secs(1) }),
+            (Step::Close, Error::Protocol("x".into())),
+        ] {
+            assert!(matches!(of_upload(step, &error, None), Fault::File(Blame { retryable: true, .. })), "{error}");
+        }
+        assert!(matches!(of_upload(Step::Changed, &Error::Abandoned("changed".into()), None), Fault::Changed(_)));
+    }
+
+    #[test]
+    fn a_full_or_failing_disk_is_the_hosts_and_a_missing_permission_the_files_to_wait_for() {
+        let of = |errno: Errno| of_io("x", &io::Error::from(errno));
+        for errno in [Errno::NOSPC, Errno::ROFS, Errno::IO, Errno::DQUOT] {
+            assert!(matches!(of(errno), Fault::Host(_)));
+        }
+        assert!(matches!(of(Errno::MFILE), Fault::Descriptors(_)));
+        assert!(matches!(of(Errno::ACCESS), Fault::Blocked(_)));
+    }
+
+    #[test]
+    fn attempts_end_and_waits_stay_within_their_bounds() {
+        let retry = Retry { attempts: 3, initial: Duration::from_secs(30), max: Duration::from_secs(40) };
+        assert_eq!(next_attempt(&retry, 1, true, 0.0, 1000), Some(1000));
+        assert!(next_attempt(&retry, 1, true, 0.999, 0).unwrap() <= 30_000);
+        let second = next_attempt(&retry, 2, true, 0.999, 0).unwrap();
+        assert!(second > 30_000 && second <= 40_000, "{second}");
+        assert_eq!(next_attempt(&retry, 3, true, 0.5, 0), None);
+        assert_eq!(next_attempt(&retry, 1, false, 0.5, 0), None);
+    }
+}
