@@ -6,10 +6,12 @@ use std::time::Duration;
 use secrecy::SecretString;
 use toml::Spanned;
 
+use super::environment::Context;
 use super::problem::Problems;
+use super::raw::Text;
 use super::secret::{Secret, is_task_key};
 use super::units::{Size, show_size};
-use super::{Context, Text, blank_as_none, raw, time_within};
+use super::{blank_as_none, raw, time_within};
 
 /// What a pipeline may do at a time unless it says otherwise.
 const CONCURRENT_UPLOADS: u32 = 4;

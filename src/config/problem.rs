@@ -253,6 +253,15 @@ fn may_hold_secret(text: &str, line_start: usize) -> bool {
         || ["\"\"\"", "'''"].iter().any(|quote| before.matches(quote).count() % 2 == 1)
 }
 
+/// Types by the names that operators know.
+const WORDS: [(&str, &str); 5] = [
+    ("expected a sequence", "expected a list in brackets, for example [\"*.pdf\"]"),
+    ("expected a map", "expected a section with keys"),
+    ("expected u32", "expected a whole number from 0"),
+    ("expected f64", "expected a number"),
+    ("expected a string", "expected a text in quotes"),
+];
+
 /// Puts serde's words into an operator's, and keeps a secret of the wrong type out of them.
 fn reworded(key: &str, message: &str) -> String {
     let last = key.rsplit('.').next().unwrap_or_default();
@@ -261,7 +270,7 @@ fn reworded(key: &str, message: &str) -> String {
         "on_success" => "must be \"keep\", \"delete\" or { move = \"FOLDER\" }".to_owned(),
         _ => match message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once("`, ")) {
             Some((_, expected)) => format!("unknown key; remove it or correct its spelling ({expected})"),
-            None => message.to_owned(),
+            None => WORDS.iter().fold(message.to_owned(), |said, (word, meant)| said.replace(word, meant)),
         },
     }
 }

@@ -30,7 +30,7 @@ pub(super) struct File {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Server {
     pub(super) uri: Option<Text>,
     pub(super) api_key_file: Option<Text>,
@@ -47,7 +47,7 @@ pub(super) struct Server {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Limits {
     pub(super) max_concurrent_uploads: Option<Spanned<u32>>,
     pub(super) files_per_second: Option<Spanned<f64>>,
@@ -55,7 +55,7 @@ pub(super) struct Limits {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Retry {
     pub(super) attempts: Option<Spanned<u32>>,
     pub(super) initial: Option<Spanned<Time>>,
@@ -63,21 +63,21 @@ pub(super) struct Retry {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct State {
     pub(super) directory: Option<Text>,
     pub(super) min_free: Option<Spanned<Size>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Log {
     pub(super) level: Option<LogLevel>,
     pub(super) format: Option<LogFormat>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Pipeline {
     pub(super) file: Option<Text>,
     pub(super) token_file: Option<Text>,
@@ -93,7 +93,7 @@ pub(super) struct Pipeline {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Watch {
     pub(super) name: Option<Text>,
     pub(super) path: Option<Text>,
@@ -122,7 +122,7 @@ pub(super) enum OnSuccess {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Results {
     pub(super) mode: Option<Text>,
 }

@@ -20,6 +20,9 @@ pub const MAX_SECRET_BYTES: u64 = 64 * 1024;
 /// Permission bits of a secret file that must not be set.
 const OTHERS: u32 = 0o007;
 
+/// Reason of an empty file.
+const EMPTY: &str = "is empty: put the secret into it (a credential of systemd changes only at a restart)";
+
 /// A credential or a token: known by its sources, read when it is needed.
 #[derive(Clone)]
 pub struct Secret {
@@ -99,26 +102,34 @@ impl Secret {
 
     /// Reads it anew. Blocks for one small local read.
     pub fn read(&self) -> Result<SecretString, SecretError> {
+        let mut empty = None;
         for path in &self.candidates {
             // Not blocking: somebody may have put a FIFO there.
             let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
             match opened {
-                Ok(file) => return self.read_file(path, &file),
+                // The unit makes a blank credential when its file is missing: another source may still have the secret.
+                Ok(file) => match self.read_file(path, &file) {
+                    Err(error @ SecretError::Content { reason: EMPTY, .. }) => empty = empty.or(Some(error)),
+                    other => return other,
+                },
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(source) => {
                     return Err(SecretError::Read { what: self.what.clone(), path: path.clone(), source });
                 }
             }
         }
-        match &self.fallback {
-            Some(fallback) => Ok(fallback.value.clone()),
-            None => Err(SecretError::Missing { what: self.what.clone(), advice: self.advice() }),
+        match (&self.fallback, empty) {
+            (Some(fallback), _) => Ok(fallback.value.clone()),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(SecretError::Missing { what: self.what.clone(), advice: self.advice() }),
         }
     }
 
     /// Where it is taken from at this moment, for a person; never the value.
     pub fn describe(&self) -> String {
-        match (self.candidates.iter().find(|path| path.exists()), &self.fallback) {
+        // The unit's stand-in for a missing credential is one newline.
+        let holds_something = |path: &&PathBuf| path.metadata().is_ok_and(|metadata| metadata.len() > 1);
+        match (self.candidates.iter().find(holds_something), &self.fallback) {
             (Some(path), _) => Shown(path).to_string(),
             (None, Some(fallback)) => fallback.from.to_owned(),
             (None, None) => format!("nowhere ({})", self.advice()),
@@ -156,7 +167,7 @@ impl Secret {
             return Err(content("is too large to be a secret"));
         }
         if value.is_empty() {
-            return Err(content("is empty: put the secret into it"));
+            return Err(content(EMPTY));
         }
         if value.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(content("must hold the secret alone, on one line without blanks"));
@@ -262,6 +273,20 @@ mod tests {
         assert_eq!(secret.read().unwrap().expose_secret(), "of-env");
         assert!(!format!("{secret:?} {}", secret.describe()).contains("of-env"));
         assert!(Secret::unnamed("the key".to_owned(), None, None).read().is_err());
+    }
+
+    #[test]
+    fn an_empty_credential_counts_only_when_no_other_source_has_the_secret() {
+        let (_empty_folder, empty) = secret_file(b"\n", 0o400);
+        let (_folder, beside) = secret_file(b"beside", 0o600);
+        let environment = Some(SecretString::from("of-env"));
+        let secret = Secret::unnamed("the key".to_owned(), Some(empty.clone()), environment);
+        assert_eq!(secret.read().unwrap().expose_secret(), "of-env");
+        let secret = Secret::file("the key".to_owned(), vec![empty.clone(), beside.clone()]);
+        assert_eq!(secret.read().unwrap().expose_secret(), "beside");
+        fs::remove_file(beside).unwrap();
+        let error = secret.read().unwrap_err().to_string();
+        assert!(error.contains("is empty") && error.contains(&empty.display().to_string()), "{error}");
     }
 
     #[test]

@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::filters::Filters;
-use super::paths::normalised;
+use super::paths::{Territory, User, normalised};
+use super::pipeline::Pipeline;
 use super::problem::Problems;
+use super::raw::Text;
 use super::units::{Size, Time, show_size};
-use super::{Text, blank_as_none, check_name, raw, time_within};
+use super::{blank_as_none, check_name, raw, time_within};
 use crate::job::WatchId;
 
 /// How often a folder is looked at when the kernel tells nothing.
@@ -104,15 +107,69 @@ pub enum ResultMode {
 }
 
 /// A watch and where the file says what others need to know of it.
-pub(super) struct Placed {
-    pub(super) watch: Watch,
-    pub(super) name_at: Range<usize>,
-    pub(super) path_at: Range<usize>,
-    pub(super) target_at: Option<Range<usize>>,
+struct Placed {
+    watch: Watch,
+    name_at: Range<usize>,
+    path_at: Range<usize>,
+    target_at: Option<Range<usize>>,
+}
+
+/// Validates all watches, and claims their folders.
+pub(super) fn build_all(
+    written: Vec<Spanned<raw::Watch>>,
+    pipelines: &[Arc<Pipeline>],
+    territories: &mut Vec<Territory>,
+    problems: &mut Problems<'_>,
+) -> Vec<Arc<Watch>> {
+    let mut names: BTreeMap<String, Range<usize>> = BTreeMap::new();
+    let mut watches = Vec::new();
+    for (number, written) in written.into_iter().enumerate() {
+        let pipeline_at = written.get_ref().pipeline.as_ref().map(Spanned::span);
+        let pipeline = written.get_ref().pipeline.as_ref().map(|pipeline| pipeline.get_ref().clone());
+        if let (Some(name), Some(span)) = (pipeline, pipeline_at)
+            && !pipelines.iter().any(|pipeline| pipeline.name == name)
+            && !problems.is_blamed(&format!("pipelines.{name}"))
+            && !problems.is_blamed("pipelines")
+        {
+            let known: Vec<_> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+            let known =
+                if known.is_empty() { "none is defined".to_owned() } else { format!("defined: {}", known.join(", ")) };
+            problems.at(
+                &span,
+                format!("there is no pipeline {name:?} ({known}); add [pipelines.{name}] or correct the name"),
+            );
+        }
+        let Some(placed) = build(written, problems) else { continue };
+        let watch = placed.watch;
+        if let Some(first) = names.get(&watch.name) {
+            let line = problems.line(first);
+            let message =
+                format!("the watch of line {line} is called {:?} too; give one of them another name", watch.name);
+            problems.at(&placed.name_at, message);
+        } else {
+            names.insert(watch.name.clone(), placed.name_at);
+        }
+        territories.push(Territory {
+            user: User::Watch(number),
+            label: format!("watch {:?}", watch.name),
+            path: watch.path.clone(),
+            span: Some(placed.path_at),
+        });
+        if let (OnSuccess::Move(target), Some(span)) = (&watch.on_success, placed.target_at) {
+            territories.push(Territory {
+                user: User::Target(number),
+                label: format!("the move target of watch {:?}", watch.name),
+                path: target.clone(),
+                span: Some(span),
+            });
+        }
+        watches.push(Arc::new(watch));
+    }
+    watches
 }
 
 /// Validates one watch. None if it lacks what everything else depends on; the reason is reported.
-pub(super) fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Placed> {
+fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Placed> {
     let table = written.span();
     let written = written.into_inner();
     if written.path.is_none() {
