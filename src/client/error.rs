@@ -38,6 +38,36 @@ impl fmt::Display for ServerError {
     }
 }
 
+impl ServerError {
+    /// What a `success:false` reply means for the caller.
+    ///
+    /// Newer servers send codes, older ones only words; a task that was terminated or expired says nothing at all.
+    pub fn into_error(self) -> Error {
+        let says = |words: &[&str]| words.iter().any(|word| self.message.contains(word));
+        if self.command == "auth" || says(NOT_AUTHENTICATED) {
+            return Error::Authentication(self);
+        }
+        if self.code.as_deref().is_some_and(|code| NOT_RUNNING_CODES.contains(&code)) || says(NOT_RUNNING) {
+            return Error::NotRunning(self);
+        }
+        // An empty refusal of a start is no word about a running task.
+        if self.message.is_empty() && self.code.is_none() && OF_A_TASK.contains(&self.command.as_str()) {
+            return Error::NotRunning(self);
+        }
+        Error::Refused(self)
+    }
+}
+
+/// Words of a refused login, also on other commands of a connection that is not (or no longer) logged in.
+const NOT_AUTHENTICATED: &[&str] =
+    &["Not authenticated", "Invalid API key", "No authorization provided", "Too many authentication attempts"];
+/// Words about a task that is gone or going.
+const NOT_RUNNING: &[&str] = &["Your pipeline is not running", "Task has already completed", "Task is terminating"];
+/// Codes of the same; `TASK_AMBIGUOUS` is not among them: several tasks run, and starting another would not help.
+const NOT_RUNNING_CODES: &[&str] = &["TASK_NOT_REGISTERED", "TASK_COMPLETED", "TASK_STOPPED"];
+/// Commands that address a running task.
+const OF_A_TASK: &[&str] = &["rrext_process", "rrext_get_task_status", "terminate"];
+
 /// Why a call of the client library failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -132,6 +162,43 @@ impl Error {
             Self::ConnectionLost { .. } => "CONNECTION_LOST",
             Self::TimedOut { .. } => "TIMED_OUT",
             Self::Protocol(_) => "PROTOCOL_VIOLATION",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart_by_code_then_words() {
+        for (command, message, code, expected) in [
+            ("auth", "Invalid API key", None, "AUTHENTICATION_FAILED"),
+            ("auth", "Bad request", None, "AUTHENTICATION_FAILED"),
+            ("auth", "", None, "AUTHENTICATION_FAILED"),
+            ("execute", "Not authenticated", None, "AUTHENTICATION_FAILED"),
+            ("rrext_process", "Your pipeline is not running", None, "PIPELINE_NOT_RUNNING"),
+            ("rrext_process", "Task has already completed", None, "PIPELINE_NOT_RUNNING"),
+            ("rrext_process", "Task is terminating, cannot process data requests", None, "PIPELINE_NOT_RUNNING"),
+            ("rrext_process", "", None, "PIPELINE_NOT_RUNNING"),
+            ("rrext_get_task_status", "", None, "PIPELINE_NOT_RUNNING"),
+            ("execute", "", None, "REFUSED"),
+            ("rrext_process", "gone", Some("TASK_NOT_REGISTERED"), "PIPELINE_NOT_RUNNING"),
+            ("rrext_process", "", Some("TASK_COMPLETED"), "PIPELINE_NOT_RUNNING"),
+            ("rrext_process", "gone", Some("TASK_STOPPED"), "PIPELINE_NOT_RUNNING"),
+            ("rrext_process", "which?", Some("TASK_AMBIGUOUS"), "REFUSED"),
+            ("rrext_process", "Task token is required", None, "REFUSED"),
+            ("rrext_process", "Could not send request", None, "REFUSED"),
+            ("rrext_process", "You are looking for a \"chat\", but this pipeline isn't it", None, "REFUSED"),
+            ("execute", "Pipeline is already running.", None, "REFUSED"),
+        ] {
+            let error = ServerError {
+                command: command.into(),
+                message: message.into(),
+                code: code.map(str::to_owned),
+                trace: None,
+            };
+            assert_eq!(error.into_error().code(), expected, "{command} {message:?} {code:?}");
         }
     }
 }

@@ -2,12 +2,50 @@
 //!
 //! | module | is about |
 //! |---|---|
+//! | [`uri`], [`options`] | where the server is, how to log in, how patient to be |
+//! | [`client`] | a connection that comes back, with [`backoff`] |
+//! | [`connection`] | one logged-in socket: requests, replies, events |
+//! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
+//! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step |
+//! | [`object`], [`mime`], [`text`] | what the server is told about a file; how text is cut |
+//! | [`result`] | what the pipeline made of it |
 //! | [`protocol`] | the frames on the wire: a pure codec, shared with the sandbox engine |
 //! | [`error`] | everything that can go wrong, with the server's own words |
 //!
-//! It must not know of watches, journals or folders: the daemon is one of its users.
+//! It must not know of watches, journals or folders: the daemon is one of its users. It is portable: no call of one
+//! operating system. It logs through `tracing`, never a credential and never content; whoever routes the `log` records of
+//! the `tungstenite` crate as well must cut them off at `debug`, because its `trace` shows whole messages.
 
+pub mod backoff;
+pub mod client;
+pub mod connection;
+mod dial;
+mod driver;
 pub mod error;
+pub mod mime;
+pub mod object;
+pub mod options;
+pub mod pipe;
+pub mod pipeline;
 pub mod protocol;
+pub mod result;
+pub mod task;
+pub mod text;
+pub mod upload;
+pub mod uri;
 
+#[cfg(test)]
+mod tests;
+
+pub use backoff::Backoff;
+pub use client::Client;
+pub use connection::{Connection, Wait};
 pub use error::{Error, Result, ServerError};
+pub use object::ObjectInfo;
+pub use options::ConnectOptions;
+pub use pipe::{Pipe, PipeOptions};
+pub use pipeline::load_pipeline;
+pub use result::PipelineResult;
+pub use task::{ExecuteOptions, TaskInfo, TaskState, TaskStatus};
+pub use upload::{Step, Steps, Upload, UploadError, Uploaded, upload};
+pub use uri::ServiceUri;

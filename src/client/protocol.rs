@@ -156,7 +156,7 @@ impl Request {
     }
 
     /// Reads a client's frame; what the server does.
-    pub fn decode(frame: &Frame) -> std::result::Result<Self, FrameError> {
+    pub fn decode(frame: &Frame) -> Result<Self, FrameError> {
         let (header, payload) = match frame {
             Frame::Text(text) => (text.as_bytes(), None),
             Frame::Binary(bytes) => {
@@ -213,7 +213,7 @@ impl Event {
 
 impl Incoming {
     /// Reads a server's message. Never panics, whatever the bytes.
-    pub fn decode(message: &[u8]) -> std::result::Result<Self, FrameError> {
+    pub fn decode(message: &[u8]) -> Result<Self, FrameError> {
         let envelope = parse(message)?;
         match envelope.kind.as_str() {
             "response" => Ok(Self::Response(Response {
@@ -241,7 +241,7 @@ impl Incoming {
     }
 }
 
-fn parse(json: &[u8]) -> std::result::Result<Envelope, FrameError> {
+fn parse(json: &[u8]) -> Result<Envelope, FrameError> {
     // The parser's message names only the position and the expectation, never the content: replies may hold secrets.
     serde_json::from_slice(json).map_err(|error| {
         FrameError::Json(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))

@@ -1,0 +1,335 @@
+//! One logged-in `WebSocket`: requests go out, replies find the one who waits.
+//!
+//! One task reads, one task writes and owns the sink (a cancelled send could leave half a frame), one supervises them
+//! and notices silence and panics. Replies are matched on `request_seq` alone, in any order; those that nobody waits for
+//! are ignored. When the connection ends, whoever waits learns why, and a connection never comes back: see
+//! [`client`](super::client) for that.
+//!
+//! It must not know what the commands mean, and it never logs an `auth` or any content: command, number and size only.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::dial::{MAX_OUTGOING, dial};
+use super::driver;
+use super::error::{Error, Result, ServerError};
+use super::options::ConnectOptions;
+use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response};
+
+/// Frames that may wait for the writer; a caller beyond that waits for room.
+const OUTGOING_QUEUE: usize = 64;
+/// Events a slow listener may lag behind before it loses the oldest.
+const EVENT_QUEUE: usize = 256;
+/// A frame that could not leave for this long is dropped: its pipe may have been reaped (after 60 s of silence), and the
+/// late frame would land in the object of whoever got that pipe's number next.
+pub const MAX_QUEUED: Duration = Duration::from_secs(45);
+/// What an unsent request is called in [`Error::TimedOut`].
+pub(super) const NOT_SENT: &str = "a request that could not be sent";
+
+/// How long to wait for a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// This long after the request left for the socket.
+    Timeout(Duration),
+    /// Until the connection ends: the caller watches over it by other means.
+    Connection,
+}
+
+/// A logged-in connection; clones share it. It closes when the last one is dropped.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    outgoing: mpsc::Sender<Outgoing>,
+    shared: Arc<Shared>,
+    request_timeout: Duration,
+    user_token: Option<SecretString>,
+}
+
+/// A frame on its way to the writer.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) message: Message,
+    pub(super) command: &'static str,
+    pub(super) seq: u64,
+    /// Not to be sent any more after this.
+    pub(super) not_after: Instant,
+    /// Tells the waiter when it left; closed if the waiter is gone.
+    pub(super) departed: oneshot::Sender<Departure>,
+}
+
+/// What became of an outgoing frame.
+#[derive(Debug)]
+pub(super) enum Departure {
+    /// Handed to the socket.
+    At(Instant),
+    /// Dropped, too old.
+    Overdue,
+}
+
+/// What the tasks of a connection and its handles have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    waiters: Mutex<HashMap<u64, oneshot::Sender<Result<Response>>>>,
+    seq: AtomicU64,
+    ended: watch::Sender<Option<Error>>,
+    events: broadcast::Sender<Arc<Event>>,
+    /// Asks the writer to say goodbye.
+    pub(super) closing: Notify,
+    ignored: AtomicU64,
+    late_grants: AtomicU64,
+}
+
+impl Connection {
+    /// Connects and logs in. [`Error::Authentication`] if the credential is refused, [`Error::Connect`] if there is no
+    /// such server.
+    pub async fn open(options: &ConnectOptions) -> Result<Self> {
+        let (socket, meter) = dial(options).await?;
+        let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
+        let shared = Arc::new(Shared {
+            waiters: Mutex::default(),
+            seq: AtomicU64::new(1),
+            ended: watch::Sender::new(None),
+            events: broadcast::Sender::new(EVENT_QUEUE),
+            closing: Notify::new(),
+            ignored: AtomicU64::new(0),
+            late_grants: AtomicU64::new(0),
+        });
+        let pace = driver::Pace { ping_interval: options.ping_interval, silence_timeout: options.silence_timeout };
+        // It sees the panics of its tasks and ends with the connection.
+        tokio::spawn(driver::supervise(socket, meter, queue, Arc::clone(&shared), pace));
+
+        let mut connection = Self { outgoing, shared, request_timeout: options.request_timeout, user_token: None };
+        let mut arguments = Arguments::new();
+        arguments.insert("auth".into(), options.credential.expose_secret().into());
+        arguments.insert("clientName".into(), options.client_name.as_str().into());
+        arguments.insert("clientVersion".into(), env!("CARGO_PKG_VERSION").into());
+        let reply = connection.request("auth", arguments, None, Wait::Timeout(options.request_timeout)).await?;
+        connection.user_token = reply
+            .body
+            .as_ref()
+            .and_then(|body| body.get("userToken"))
+            .and_then(Value::as_str)
+            .filter(|token| !token.is_empty())
+            .map(SecretString::from);
+        tracing::debug!(uri = %options.uri, "connected");
+        Ok(connection)
+    }
+
+    /// Sends a request and waits for its reply; a refusal (`success:false`) is an error.
+    ///
+    /// The time runs from the moment the frame was handed to the socket. A frame that could not leave within
+    /// [`MAX_QUEUED`] is not sent at all. Dropping the future withdraws a request that has not left yet.
+    pub async fn request(
+        &self,
+        command: &'static str,
+        arguments: Arguments,
+        payload: Option<Bytes>,
+        wait: Wait,
+    ) -> Result<Response> {
+        self.request_until(command, arguments, payload, wait, Instant::now() + MAX_QUEUED).await
+    }
+
+    /// The same with the caller's own moment after which the frame must not leave.
+    pub(super) async fn request_until(
+        &self,
+        command: &'static str,
+        arguments: Arguments,
+        payload: Option<Bytes>,
+        wait: Wait,
+        not_after: Instant,
+    ) -> Result<Response> {
+        let seq = self.shared.seq.fetch_add(1, Ordering::Relaxed);
+        let message = match (Request { seq, command: command.into(), arguments, payload }).encode() {
+            Frame::Text(text) => Message::text(text),
+            Frame::Binary(bytes) => Message::binary(bytes),
+        };
+        if message.len() > MAX_OUTGOING {
+            return Err(Error::InvalidData(format!(
+                "a {command} request of {} bytes is larger than the limit of {MAX_OUTGOING}",
+                message.len()
+            )));
+        }
+        let mut waiter = self.shared.register(seq)?;
+        let (departed, mut departure) = oneshot::channel();
+        let outgoing = Outgoing { message, command, seq, not_after, departed };
+        // A failure means that the connection ended, which the waiter is told.
+        let sending = async {
+            let _ = self.outgoing.send(outgoing).await;
+            (&mut departure).await
+        };
+        let departed = tokio::select! {
+            biased;
+            reply = &mut waiter.reply => return answer(command, reply),
+            departed = sending => departed,
+        };
+        let limit = match (departed, wait) {
+            (Ok(Departure::Overdue), _) => return Err(Error::TimedOut { what: NOT_SENT, after: MAX_QUEUED }),
+            (Ok(Departure::At(at)), Wait::Timeout(after)) => Some((at, after)),
+            (Ok(Departure::At(_)), Wait::Connection) | (Err(_), _) => None,
+        };
+        let Some((at, after)) = limit else {
+            // Never for ever: the driver's liveness check ends the connection, and that answers every waiter.
+            return answer(command, (&mut waiter.reply).await);
+        };
+        match tokio::time::timeout_at(at + after, &mut waiter.reply).await {
+            Ok(reply) => answer(command, reply),
+            Err(_) => Err(Error::TimedOut { what: command, after }),
+        }
+    }
+
+    /// What the server tells unasked, from now on. A listener that lags behind loses the oldest events.
+    pub fn events(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.shared.events.subscribe()
+    }
+
+    /// Waits until the connection has ended and says why.
+    pub async fn closed(&self) -> Error {
+        self.shared.ended().await
+    }
+
+    /// Whether the connection has ended.
+    pub fn is_closed(&self) -> bool {
+        self.shared.ended.borrow().is_some()
+    }
+
+    /// Says goodbye and waits (shortly) until the connection has ended. Requests in flight fail.
+    pub async fn close(&self) {
+        self.shared.closing.notify_one();
+        let goodbye = tokio::time::timeout(driver::CLOSE_GRACE, self.shared.ended());
+        if goodbye.await.is_err() {
+            self.shared.end(driver::closed_by_us());
+        }
+    }
+
+    /// The limit of an ordinary reply on this connection.
+    pub fn request_timeout(&self) -> Duration {
+        self.request_timeout
+    }
+
+    /// The credential that the server suggests for later logins, if it sent one.
+    pub fn user_token(&self) -> Option<&SecretString> {
+        self.user_token.as_ref()
+    }
+
+    /// Messages that were ignored so far: malformed, or replies that nobody waited for.
+    pub fn ignored(&self) -> u64 {
+        self.shared.ignored.load(Ordering::Relaxed)
+    }
+
+    /// Pipes that were granted after their caller had gone. Each blocks a slot of its task for up to 90 s.
+    pub fn late_grants(&self) -> u64 {
+        self.shared.late_grants.load(Ordering::Relaxed)
+    }
+}
+
+fn answer(command: &'static str, reply: Result<Result<Response>, oneshot::error::RecvError>) -> Result<Response> {
+    // The sender is only ever dropped by answering; this is the belt to those braces.
+    let reply = reply.map_err(|_| driver::lost("its waiter was dropped"))??;
+    if reply.success {
+        return Ok(reply);
+    }
+    let Response { message, code, trace, .. } = reply;
+    Err(ServerError { command: command.into(), message: message.unwrap_or_default(), code, trace }.into_error())
+}
+
+/// A place among the waiters, given up on drop.
+struct Waiter<'a> {
+    shared: &'a Shared,
+    seq: u64,
+    reply: oneshot::Receiver<Result<Response>>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.shared.waiters().remove(&self.seq);
+    }
+}
+
+impl Shared {
+    fn waiters(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Response>>>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place among the waiters. Their number is that of the callers' futures: each leaves with its future.
+    fn register(&self, seq: u64) -> Result<Waiter<'_>> {
+        let (sender, reply) = oneshot::channel();
+        let mut waiters = self.waiters();
+        // Looked at under the lock: `end` answers everyone who is in the map, and nobody may come in after it.
+        if let Some(error) = &*self.ended.borrow() {
+            return Err(error.clone());
+        }
+        waiters.insert(seq, sender);
+        Ok(Waiter { shared: self, seq, reply })
+    }
+
+    /// Ends the connection once; later reasons do not count.
+    pub(super) fn end(&self, error: Error) {
+        let mut waiters = self.waiters();
+        let first = self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(error.clone());
+            }
+            first
+        });
+        if first {
+            for (_, waiter) in waiters.drain() {
+                let _ = waiter.send(Err(error.clone()));
+            }
+        }
+    }
+
+    /// Waits for the end.
+    pub(super) async fn ended(&self) -> Error {
+        let mut ended = self.ended.subscribe();
+        match ended.wait_for(Option::is_some).await {
+            Ok(error) => error.clone().unwrap_or_else(driver::closed_by_us),
+            Err(_) => driver::closed_by_us(),
+        }
+    }
+
+    /// Takes one message of the server.
+    pub(super) fn receive(&self, message: &[u8]) {
+        match Incoming::decode(message) {
+            Ok(Incoming::Response(reply)) => {
+                let waiter = self.waiters().remove(&reply.request_seq);
+                if reply.command != "auth" {
+                    tracing::trace!(command = %reply.command, seq = reply.request_seq, bytes = message.len(), "received");
+                }
+                // A waiter that was cancelled in this very moment counts as none.
+                let unclaimed = match waiter {
+                    Some(waiter) => waiter.send(Ok(reply)).err().and_then(Result::ok),
+                    None => Some(reply),
+                };
+                if let Some(reply) = unclaimed {
+                    self.ignored.fetch_add(1, Ordering::Relaxed);
+                    if reply.body.as_ref().is_some_and(|body| body.get("pipe_id").is_some_and(Value::is_u64)) {
+                        self.late_grants.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }
+            Ok(Incoming::Event(event)) => {
+                tracing::trace!(event = %event.event, bytes = message.len(), "received an event");
+                // An error only means that nobody listens.
+                let _ = self.events.send(Arc::new(event));
+            }
+            Err(error) => {
+                self.ignore();
+                tracing::debug!(%error, bytes = message.len(), "ignored a message of the server");
+            }
+        }
+    }
+
+    /// Counts a message that means nothing here.
+    pub(super) fn ignore(&self) {
+        self.ignored.fetch_add(1, Ordering::Relaxed);
+    }
+}

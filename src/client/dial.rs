@@ -1,0 +1,210 @@
+//! From options to an upgraded `WebSocket`: TCP, TLS, HTTP upgrade.
+//!
+//! It knows nothing of the messages that will travel. TLS uses rustls with the `ring` provider, passed explicitly: a
+//! process-wide default is the application's to choose. The TCP stream is metered beneath TLS, so that silence means no
+//! byte at all: a large message on a slow link is not silence.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error as WsError, http::StatusCode};
+use tokio_tungstenite::{Connector, MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+use super::error::{Error, Result};
+use super::options::ConnectOptions;
+
+/// Largest frame this side sends. The server refuses messages over 262,144,000 bytes, and one just below costs it all
+/// pipes of the task (it forwards the message with a longer header).
+pub(super) const MAX_OUTGOING: usize = 192 * 1024 * 1024;
+/// Frames are handed to the socket from a buffer of about this size.
+const WRITE_BUFFER: usize = 128 * 1024;
+/// What control frames may add to a buffer that holds one frame.
+const CONTROL_ROOM: usize = 64 * 1024;
+
+/// The socket of a connection.
+pub(super) type Socket = WebSocketStream<MaybeTlsStream<Metered>>;
+
+/// Connects within `connect_timeout`.
+pub(super) async fn dial(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>)> {
+    options.check()?;
+    let failed = |message: String| Error::Connect { uri: options.uri.to_string(), message };
+    match tokio::time::timeout(options.connect_timeout, attempt(options)).await {
+        Ok(Ok(connected)) => Ok(connected),
+        Ok(Err(message)) => Err(failed(message)),
+        Err(_) => Err(failed(format!("no connection within {} s", options.connect_timeout.as_secs_f32()))),
+    }
+}
+
+async fn attempt(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>), String> {
+    let connector = if options.uri.is_plaintext() {
+        Connector::Plain
+    } else {
+        let ca_file = options.ca_file.clone();
+        // Dozens of files are read for the system's roots.
+        let tls = tokio::task::spawn_blocking(move || tls_config(ca_file.as_deref()));
+        Connector::Rustls(tls.await.map_err(|_| "loading the root certificates panicked".to_owned())??)
+    };
+    let host = options.uri.host();
+    let stream =
+        TcpStream::connect((host.as_str(), options.uri.port())).await.map_err(|error| error.to_string())?;
+    // Requests are small and wait for their replies.
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let meter = Arc::new(Meter::new());
+    let stream = Metered { stream, meter: Arc::clone(&meter) };
+
+    let config = WebSocketConfig::default()
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(WRITE_BUFFER + MAX_OUTGOING + CONTROL_ROOM)
+        .max_message_size(Some(options.max_message))
+        .max_frame_size(Some(options.max_message));
+    let url = options.uri.websocket_url();
+    match client_async_tls_with_config(url, stream, Some(config), Some(connector)).await {
+        Ok((socket, _)) => Ok((socket, meter)),
+        Err(error) => Err(refused_upgrade(&error)),
+    }
+}
+
+/// The words for a failed handshake.
+fn refused_upgrade(error: &WsError) -> String {
+    match error {
+        WsError::Http(response) if response.status() == StatusCode::FORBIDDEN => {
+            "the server answered 403 to the upgrade: too many connections of this address that are not logged in, \
+             or no RocketRide server behind this uri"
+                .into()
+        }
+        WsError::Http(response) => {
+            format!("the server answered HTTP {} instead of upgrading to a websocket", response.status().as_u16())
+        }
+        WsError::Io(error) if error.to_string().contains("UnknownIssuer") => {
+            format!("{error} (a private authority belongs into ca_file)")
+        }
+        WsError::Io(error) => error.to_string(),
+        error => error.to_string(),
+    }
+}
+
+/// The system's roots and those of `ca_file`.
+fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, String> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    roots.add_parsable_certificates(system.certs);
+    if let Some(path) = ca_file {
+        let unreadable = |error: &dyn std::fmt::Display| format!("ca_file {}: {error}", path.display());
+        let before = roots.len();
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))? {
+            let certificate = certificate.map_err(|error| unreadable(&error))?;
+            roots.add(certificate).map_err(|error| unreadable(&error))?;
+        }
+        if roots.len() == before {
+            return Err(unreadable(&"it holds no certificate"));
+        }
+    }
+    if roots.is_empty() {
+        return Err(format!("no root certificates on this host ({:?})", system.errors));
+    }
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// When bytes last moved.
+#[derive(Debug)]
+pub(super) struct Meter {
+    start: Instant,
+    /// Milliseconds from `start` to the last received byte.
+    received: AtomicU64,
+    /// 1 + milliseconds from `start` to the first refused write since the last accepted one; 0: nothing is held up.
+    held_up: AtomicU64,
+}
+
+impl Meter {
+    fn new() -> Self {
+        Self { start: Instant::now(), received: AtomicU64::new(0), held_up: AtomicU64::new(0) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// For how long nothing was received.
+    pub(super) fn silence(&self) -> Duration {
+        Duration::from_millis(self.now().saturating_sub(self.received.load(Ordering::Relaxed)))
+    }
+
+    /// For how long the socket has taken nothing of what is to be sent.
+    pub(super) fn stall(&self) -> Duration {
+        match self.held_up.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis((self.now() + 1).saturating_sub(since)),
+        }
+    }
+
+    fn wrote<T>(&self, poll: &Poll<T>) {
+        if poll.is_ready() {
+            self.held_up.store(0, Ordering::Relaxed);
+        } else {
+            let _ = self.held_up.compare_exchange(0, self.now() + 1, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A TCP stream that notes when bytes move.
+#[derive(Debug)]
+pub(super) struct Metered {
+    stream: TcpStream,
+    meter: Arc<Meter>,
+}
+
+impl AsyncRead for Metered {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let poll = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.meter.received.store(self.meter.now(), Ordering::Relaxed);
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for Metered {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.meter.wrote(&poll);
+        poll
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.meter.wrote(&poll);
+        poll
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,79 @@
+//! What the server is told about a file: `arguments.object` of an open.
+//!
+//! Pure. The identity (`objectId`) is the caller's to choose: two files of one name get the same id otherwise, and nodes
+//! that store vectors replace by it.
+
+use serde_json::{Map, Value};
+
+use super::error::{Error, Result};
+
+/// Keys that metadata cannot carry: the client sets them, or they are read-only in the engine and would make the open
+/// fail without a reason.
+pub const FORBIDDEN_METADATA: [&str; 6] = ["name", "path", "url", "flags", "size", "objectId"];
+
+/// A file as the pipeline sees it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ObjectInfo {
+    /// Its base name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// A stable, unique identity; the server derives one from the name alone if there is none.
+    pub object_id: Option<String>,
+    /// Anything else the pipeline should know, beside the keys of [`FORBIDDEN_METADATA`].
+    pub metadata: Map<String, Value>,
+}
+
+impl ObjectInfo {
+    /// Refuses metadata keys that the engine would choke on.
+    pub fn check(&self) -> Result<()> {
+        match FORBIDDEN_METADATA.iter().find(|key| self.metadata.contains_key(**key)) {
+            Some(key) => Err(Error::InvalidData(format!("metadata of {:?} must not hold the key {key:?}", self.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// The `object` argument of an open.
+    pub fn to_argument(&self) -> Result<Value> {
+        self.check()?;
+        let mut object = self.metadata.clone();
+        object.insert("name".into(), self.name.as_str().into());
+        // An object of size 0 would be skipped as empty; the SDK says 1 as well.
+        object.insert("size".into(), self.size.max(1).into());
+        if let Some(id) = &self.object_id {
+            object.insert("objectId".into(), id.as_str().into());
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_object_carries_its_metadata_and_identity() {
+        let mut object =
+            ObjectInfo { name: "a.txt".into(), size: 11, object_id: Some("id".into()), ..ObjectInfo::default() };
+        object.metadata.insert("customer".into(), "acme".into());
+        let expected = json!({"name": "a.txt", "size": 11, "objectId": "id", "customer": "acme"});
+        assert_eq!(object.to_argument().unwrap(), expected);
+    }
+
+    #[test]
+    fn an_empty_file_says_size_one() {
+        let object = ObjectInfo { name: "empty".into(), ..ObjectInfo::default() };
+        assert_eq!(object.to_argument().unwrap(), json!({"name": "empty", "size": 1}));
+    }
+
+    #[test]
+    fn a_forbidden_key_is_refused_by_name() {
+        for key in FORBIDDEN_METADATA {
+            let mut object = ObjectInfo { name: "a".into(), ..ObjectInfo::default() };
+            object.metadata.insert(key.into(), Value::Null);
+            assert!(object.to_argument().unwrap_err().to_string().contains(key));
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Data pipes: the way of one object into a task.
+//!
+//! The protocol hides failures inside a task behind `success:true`, has no abort, and reuses pipe numbers at once. So:
+//! success is only what proves itself, and a [`Pipe`] that failed, timed out or was dropped is never touched again: its
+//! number may already be somebody else's. The server reaps it unprocessed, after 60 to 90 s.
+//!
+//! It must not know where the bytes come from.
+
+use std::future::Future;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::connection::{Connection, MAX_QUEUED, Wait};
+use super::error::{Error, Result, ServerError};
+use super::object::ObjectInfo;
+use super::protocol::{Arguments, Response};
+use super::result::PipelineResult;
+
+/// The command behind all three steps.
+const PROCESS: &str = "rrext_process";
+/// A data port that is not up yet refuses the first open; once more after this.
+const PORT_RETRY: Duration = Duration::from_millis(250);
+/// The server's words for that.
+const PORT_NOT_UP: &str = "Connect call failed";
+/// An open is granted when a slot is free, however long that takes, but not longer than this.
+pub const OPEN_LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
+/// How many times the result timeout a close may take while its task runs.
+pub const CLOSE_PATIENCE: u32 = 4;
+
+/// What an open needs to know.
+#[derive(Debug, Clone)]
+pub struct PipeOptions<'a> {
+    /// The task.
+    pub token: &'a SecretString,
+    /// The object.
+    pub object: &'a ObjectInfo,
+    /// Decides the lane; `lane/NAME` names one.
+    pub mime_type: &'a str,
+    /// The kind of source that the task must have; usually none.
+    pub provider: Option<&'a str>,
+    /// `start_time` of the task's status if the caller has it: a restarted task is then noticed at the first look.
+    pub task_started: Option<&'a Value>,
+}
+
+/// An open pipe. Dropping it abandons the object.
+#[derive(Debug)]
+pub struct Pipe {
+    connection: Connection,
+    token: SecretString,
+    id: u64,
+    name: String,
+    object_id: Option<String>,
+    task_started: Option<Value>,
+    /// When the server last heard of this pipe for certain.
+    active: Instant,
+    /// False from the start of a step to its success: a cancelled step is a failed one.
+    usable: bool,
+}
+
+impl Pipe {
+    /// Opens a pipe, waiting for a free slot as long as the connection and the task live (at most [`OPEN_LIMIT`]).
+    ///
+    /// Dropping the future, like giving up, leaves an open behind that the server may grant to nobody.
+    pub async fn open(connection: &Connection, options: &PipeOptions<'_>) -> Result<Self> {
+        let mut arguments = step("open", options.token);
+        arguments.insert("object".into(), options.object.to_argument()?);
+        arguments.insert("mimeType".into(), options.mime_type.into());
+        arguments.insert("provider".into(), options.provider.into());
+
+        let mut started = options.task_started.cloned();
+        let mut retried = false;
+        let reply = loop {
+            let request = connection.request(PROCESS, arguments.clone(), None, Wait::Connection);
+            let watch = Watch {
+                connection,
+                token: options.token,
+                what: "open",
+                first_look: connection.request_timeout(),
+                limit: OPEN_LIMIT,
+                started: &mut started,
+            };
+            match watch.over(request).await {
+                Err(Error::Refused(refusal)) if !retried && refusal.message.contains(PORT_NOT_UP) => {
+                    retried = true;
+                    tokio::time::sleep(PORT_RETRY).await;
+                }
+                reply => break named("open", reply)?,
+            }
+        };
+        let Some(id) = reply.body.as_ref().and_then(|body| body.get("pipe_id")).and_then(Value::as_u64) else {
+            return Err(masked("open", "the pipeline refused to open a pipe, and the server hides why"));
+        };
+        Ok(Self {
+            connection: connection.clone(),
+            token: options.token.clone(),
+            id,
+            name: options.object.name.clone(),
+            object_id: options.object.object_id.clone(),
+            task_started: started,
+            active: Instant::now(),
+            usable: true,
+        })
+    }
+
+    /// Sends a piece of the object. Success says only that the pipe may still be alive.
+    ///
+    /// One request is outstanding at a time: the server would reorder them. A piece that cannot leave before the pipe was
+    /// silent for [`MAX_QUEUED`] is not sent.
+    pub async fn write(&mut self, piece: Bytes) -> Result<()> {
+        let not_after = self.begin("write")?;
+        let wait = Wait::Timeout(self.connection.request_timeout());
+        let request = self.connection.request_until(PROCESS, self.addressed("write"), Some(piece), wait, not_after);
+        named("write", request.await)?;
+        self.active = Instant::now();
+        self.usable = true;
+        Ok(())
+    }
+
+    /// Commits the object and waits for the result: `result_timeout`, and on as long as the task is seen to run, up to
+    /// [`CLOSE_PATIENCE`] times as long.
+    ///
+    /// There is no way to undo it, nor to close without committing.
+    pub async fn close(mut self, result_timeout: Duration) -> Result<PipelineResult> {
+        let not_after = self.begin("close")?;
+        let request =
+            self.connection.request_until(PROCESS, self.addressed("close"), None, Wait::Connection, not_after);
+        let watch = Watch {
+            connection: &self.connection,
+            token: &self.token,
+            what: "close",
+            first_look: result_timeout,
+            limit: result_timeout.saturating_mul(CLOSE_PATIENCE),
+            started: &mut self.task_started,
+        };
+        let reply = named("close", watch.over(request).await)?;
+        committed(reply, &self.name, self.object_id.as_deref())
+    }
+
+    /// Whether the next step may be tried.
+    pub fn is_usable(&self) -> bool {
+        self.usable
+    }
+
+    /// Starts a step: the moment after which it must not reach the server.
+    fn begin(&mut self, what: &'static str) -> Result<Instant> {
+        if !self.usable {
+            return Err(Error::Abandoned("the pipe failed before and cannot be used again".into()));
+        }
+        self.usable = false;
+        let silent = self.active.elapsed();
+        if silent > MAX_QUEUED {
+            return Err(Error::TimedOut { what, after: silent });
+        }
+        Ok(self.active + MAX_QUEUED)
+    }
+
+    fn addressed(&self, subcommand: &str) -> Arguments {
+        let mut arguments = step(subcommand, &self.token);
+        arguments.insert("pipe_id".into(), self.id.into());
+        arguments
+    }
+}
+
+/// The result in the reply to a close, if it is one and ours.
+fn committed(reply: Response, name: &str, object_id: Option<&str>) -> Result<PipelineResult> {
+    let Some(Value::Object(body)) = reply.body else {
+        return Err(masked("close", "the pipeline failed on this object, and the server hides why"));
+    };
+    let result = PipelineResult::new(body);
+    if let Some(error) = result.error() {
+        return Err(Error::PipeFailed(error));
+    }
+    if result.name() != Some(name) {
+        return Err(masked("close", "the result belongs to an object of another name"));
+    }
+    if object_id.is_some() && result.object_id() != object_id {
+        return Err(masked("close", "the result belongs to another object"));
+    }
+    Ok(result)
+}
+
+fn step(subcommand: &str, token: &SecretString) -> Arguments {
+    let mut arguments = Arguments::new();
+    arguments.insert("subcommand".into(), subcommand.into());
+    arguments.insert("token".into(), token.expose_secret().into());
+    arguments
+}
+
+fn masked(command: &str, message: &str) -> Error {
+    Error::PipeFailed(ServerError { command: command.into(), message: message.into(), ..ServerError::default() })
+}
+
+/// All three steps are one command: names the step in an error.
+fn named(step: &'static str, reply: Result<Response>) -> Result<Response> {
+    reply.map_err(|error| match error {
+        Error::TimedOut { what: PROCESS, after } => Error::TimedOut { what: step, after },
+        Error::NotRunning(refusal) => Error::NotRunning(ServerError { command: step.into(), ..refusal }),
+        Error::Refused(refusal) => Error::Refused(ServerError { command: step.into(), ..refusal }),
+        other => other,
+    })
+}
+
+/// Waits for a reply that may take hours, but never comes if the task dies.
+struct Watch<'a> {
+    connection: &'a Connection,
+    token: &'a SecretString,
+    what: &'static str,
+    /// After this long, and again and again, the task is asked for.
+    first_look: Duration,
+    limit: Duration,
+    /// Start time of the task that has the request, once known.
+    started: &'a mut Option<Value>,
+}
+
+impl Watch<'_> {
+    async fn over(self, request: impl Future<Output = Result<Response>> + Send) -> Result<Response> {
+        let begun = Instant::now();
+        let mut request = pin!(request);
+        loop {
+            let left = self.limit.saturating_sub(begun.elapsed());
+            if let Ok(reply) = tokio::time::timeout(self.first_look.min(left), &mut request).await {
+                return reply;
+            }
+            if begun.elapsed() >= self.limit {
+                return Err(Error::TimedOut { what: self.what, after: self.limit });
+            }
+            let status = tokio::select! {
+                biased;
+                reply = &mut request => return reply,
+                status = self.connection.task_status(self.token, self.connection.request_timeout()) => status,
+            };
+            match status {
+                Ok(status) if !status.is_alive() => return Err(self.gone("the task has ended")),
+                Ok(status) => {
+                    if self.started.is_none() {
+                        *self.started = status.start_time;
+                    } else if status.start_time.is_some() && *self.started != status.start_time {
+                        return Err(self.gone("the task was restarted"));
+                    }
+                }
+                Err(Error::NotRunning(refusal)) => {
+                    return Err(Error::NotRunning(ServerError { command: self.what.into(), ..refusal }));
+                }
+                // Not an answer about the task; the connection's own end answers the request as well.
+                Err(error) => tracing::debug!(%error, step = self.what, "the task's status is unknown"),
+            }
+            if self.what == "close" {
+                tracing::warn!(waited_seconds = begun.elapsed().as_secs(), "a result takes long, the task is running");
+            }
+        }
+    }
+
+    fn gone(&self, why: &str) -> Error {
+        Error::NotRunning(ServerError { command: self.what.into(), message: why.into(), ..ServerError::default() })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_close_succeeded_only_with_a_result_that_is_ours() {
+        for (body, object_id, outcome) in [
+            (Some(json!({"name": "a", "objectId": "i"})), Some("i"), None),
+            (Some(json!({"name": "a", "objectId": "x"})), None, None),
+            (Some(json!({"name": "a", "objectId": "i", "error": null})), Some("i"), None),
+            (Some(json!({"name": "a", "objectId": "x"})), Some("i"), Some("another object")),
+            (Some(json!({"name": "a"})), Some("i"), Some("another object")),
+            (Some(json!({"name": "b", "objectId": "i"})), Some("i"), Some("another name")),
+            (Some(json!({"objectId": "i"})), Some("i"), Some("another name")),
+            (Some(json!({"name": "a", "objectId": "i", "error": {"message": "boom"}})), Some("i"), Some("boom")),
+            (Some(json!("words")), None, Some("hides why")),
+            (None, None, Some("hides why")),
+        ] {
+            let reply = Response { success: true, body: body.clone(), ..Response::default() };
+            let error = committed(reply, "a", object_id).err().map(|error| {
+                assert!(matches!(error, Error::PipeFailed(_)), "{error:?}");
+                error.to_string()
+            });
+            assert_eq!(error.is_some(), outcome.is_some(), "{body:?}: {error:?}");
+            assert!(error.unwrap_or_default().contains(outcome.unwrap_or_default()), "{body:?}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What a pipeline made of an object: the body of a close, kept whole.
+//!
+//! Pure. Which fields there are depends on the pipeline; `result_types` names the lane of each.
+
+use serde_json::{Map, Value};
+
+use super::error::ServerError;
+use super::protocol::Trace;
+
+/// The `PIPELINE_RESULT` of the SDK, with every key the server sent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct PipelineResult {
+    raw: Map<String, Value>,
+}
+
+impl PipelineResult {
+    /// Wraps the body of a close.
+    pub fn new(raw: Map<String, Value>) -> Self {
+        Self { raw }
+    }
+
+    /// Everything the server sent.
+    pub fn raw(&self) -> &Map<String, Value> {
+        &self.raw
+    }
+
+    /// The same, owned.
+    pub fn into_raw(self) -> Map<String, Value> {
+        self.raw
+    }
+
+    /// Name of the object it belongs to.
+    pub fn name(&self) -> Option<&str> {
+        self.text("name")
+    }
+
+    /// Path that the engine gave the object.
+    pub fn path(&self) -> Option<&str> {
+        self.text("path")
+    }
+
+    /// Identity of the object it belongs to.
+    pub fn object_id(&self) -> Option<&str> {
+        self.text("objectId")
+    }
+
+    /// The result fields and the lane type of each.
+    pub fn result_types(&self) -> Option<&Map<String, Value>> {
+        self.raw.get("result_types").and_then(Value::as_object)
+    }
+
+    /// The failure of a node, which arrives inside an otherwise successful reply.
+    pub fn error(&self) -> Option<ServerError> {
+        let error = self.raw.get("error").filter(|error| !error.is_null())?;
+        let words = |value: &Value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        let trace = error.get("file").and_then(Value::as_str).map(|file| Trace {
+            file: file.to_owned(),
+            lineno: error.get("line").and_then(Value::as_u64).unwrap_or_default(),
+        });
+        let message = match error.get("message") {
+            Some(message) => words(message),
+            None => words(error),
+        };
+        Some(ServerError {
+            command: "close".into(),
+            message,
+            code: error.get("code").filter(|code| !code.is_null()).map(words),
+            trace,
+        })
+    }
+
+    fn text(&self, key: &str) -> Option<&str> {
+        self.raw.get(key).and_then(Value::as_str)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn result(value: &Value) -> PipelineResult {
+        PipelineResult::new(value.as_object().unwrap().clone())
+    }
+
+    #[test]
+    fn a_result_keeps_every_key() {
+        let value = json!({"name": "a", "path": "/a", "objectId": "i", "result_types": {"text": "text"},
+                           "text": ["x"], "new": {"deep": [1, null]}});
+        let result = result(&value);
+        assert_eq!((result.name(), result.path(), result.object_id()), (Some("a"), Some("/a"), Some("i")));
+        assert_eq!(result.result_types().unwrap()["text"], "text");
+        assert_eq!(result.error(), None);
+        assert_eq!(Value::Object(result.into_raw()), value);
+    }
+
+    #[test]
+    fn a_nodes_error_has_its_words_code_and_place() {
+        for (error, message, code, place) in [
+            (json!({"message": "no", "code": 7, "file": "n.py", "line": 3}), "no", Some("7"), Some(("n.py", 3))),
+            (json!({"message": "no", "code": "EBAD"}), "no", Some("EBAD"), None),
+            (json!("just words"), "just words", None, None),
+            (json!({"code": null}), r#"{"code":null}"#, None, None),
+        ] {
+            let error = result(&json!({"name": "a", "error": error})).error().unwrap();
+            assert_eq!((error.message.as_str(), error.code.as_deref()), (message, code));
+            assert_eq!(error.trace.as_ref().map(|trace| (trace.file.as_str(), trace.lineno)), place);
+        }
+        assert_eq!(result(&json!({"error": null})).error(), None);
+    }
+}

@@ -1,0 +1,305 @@
+//! The upload of one file: open, write, close, and the caller's word between the steps.
+//!
+//! Its one promise: `close`, which commits, is sent only for exactly the announced bytes, and only if every step of the
+//! caller agreed. It must not know of folders, limits or retries; those are behind [`Steps`].
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use secrecy::SecretString;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::connection::{Connection, NOT_SENT};
+use super::error::{Error, Result};
+use super::object::ObjectInfo;
+use super::pipe::{Pipe, PipeOptions};
+use super::result::PipelineResult;
+use super::text;
+
+/// The SDK's chunk. Every piece waits for a round trip, so smaller is slower.
+pub const CHUNK_SIZE: usize = 1024 * 1024;
+/// Chunks beyond this are cut down: a frame must stay well below the server's limit for a message.
+pub const MAX_CHUNK_SIZE: usize = 64 * 1024 * 1024;
+/// How long a result may take before the task is asked for.
+pub const RESULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// What to send and how.
+#[derive(Debug, Clone)]
+pub struct Upload<'a> {
+    /// The task.
+    pub token: &'a SecretString,
+    /// The object; its size is set from the upload's.
+    pub object: ObjectInfo,
+    /// Decides the lane; `text/*` is cut with care.
+    pub mime_type: &'a str,
+    /// The kind of source that the task must have; usually none.
+    pub provider: Option<&'a str>,
+    /// `start_time` of the task's status, if known.
+    pub task_started: Option<&'a Value>,
+    /// Most bytes in one write.
+    pub chunk_size: usize,
+    /// Text up to this size goes in one write; never more than [`text::ONE_WRITE_MAX`]. Lower it on a link where such a
+    /// write takes over 10 s.
+    pub one_write_max: u64,
+    /// See [`Pipe::close`].
+    pub result_timeout: Duration,
+}
+
+impl<'a> Upload<'a> {
+    /// The defaults for this object.
+    pub fn new(token: &'a SecretString, object: ObjectInfo, mime_type: &'a str) -> Self {
+        Self {
+            token,
+            object,
+            mime_type,
+            provider: None,
+            task_started: None,
+            chunk_size: CHUNK_SIZE,
+            one_write_max: text::ONE_WRITE_MAX,
+            result_timeout: RESULT_TIMEOUT,
+        }
+    }
+
+    /// The largest write that a file of this size leads to: what its buffer takes, in bytes.
+    pub fn largest_write(&self, size: u64) -> usize {
+        let size = usize::try_from(size).unwrap_or(usize::MAX);
+        let chunk = self.chunk_size.clamp(text::MIN_PIECE, MAX_CHUNK_SIZE);
+        let one_write = usize::try_from(self.one_write_max.min(text::ONE_WRITE_MAX)).unwrap_or_default();
+        if text::is_text(self.mime_type) && size <= one_write { size } else { size.min(chunk) }
+    }
+}
+
+/// What the caller wants to do between the steps. Each may wait; an error stops the upload, and nothing is committed.
+///
+/// A pipe must not be silent: waits of over 45 s between the grant and the close cost the pipe.
+pub trait Steps {
+    /// Before the pipe is asked for.
+    fn opening(&mut self) -> impl Future<Output = Result<()>> + Send {
+        ready(Ok(()))
+    }
+
+    /// The pipe was granted after this wait, perhaps of hours: is the file still the same?
+    fn granted(&mut self, waited: Duration) -> impl Future<Output = Result<()>> + Send {
+        let _ = waited;
+        ready(Ok(()))
+    }
+
+    /// These bytes come next: hash them, wait for the limit.
+    fn before_write(&mut self, chunk: &[u8]) -> impl Future<Output = Result<()>> + Send {
+        let _ = chunk;
+        ready(Ok(()))
+    }
+
+    /// The server acknowledged so many bytes in all.
+    fn written(&mut self, total: u64) {
+        let _ = total;
+    }
+
+    /// Everything was sent: the last chance not to commit it.
+    fn before_close(&mut self, bytes_sent: u64) -> impl Future<Output = Result<()>> + Send {
+        let _ = bytes_sent;
+        ready(Ok(()))
+    }
+}
+
+/// Nothing to do in between.
+impl Steps for () {}
+
+/// A delivered file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Uploaded {
+    /// What the pipeline made of it.
+    pub result: PipelineResult,
+    /// Bytes of the file that were sent.
+    pub bytes_sent: u64,
+    /// It went as text but is not UTF-8: the text lane of the pipeline will have lost writes.
+    pub invalid_utf8: bool,
+    /// From asking for the pipe to the result.
+    pub seconds: f64,
+}
+
+/// The step at which an upload failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The pipe was not granted.
+    Open,
+    /// A piece was not taken.
+    Write,
+    /// The result did not come, or is a failure. Whether the object was committed is unknown after a timeout or a lost
+    /// connection.
+    Close,
+    /// The file could not be read; nothing was committed.
+    Read,
+    /// The file is not the announced number of bytes; nothing was committed.
+    Changed,
+    /// The caller stopped it; nothing was committed.
+    Caller,
+}
+
+/// A failed upload.
+#[derive(Debug, Clone)]
+pub struct UploadError {
+    /// Where.
+    pub step: Step,
+    /// Why.
+    pub error: Error,
+    /// A pipe, or an ungranted open, may be left on the server and block a slot for up to 90 s.
+    pub pipe_left: bool,
+    /// The operating system's number if the file could not be read.
+    pub os_error: Option<i32>,
+    /// Bytes of the file that were acknowledged before.
+    pub bytes_sent: u64,
+}
+
+impl fmt::Display for UploadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl std::error::Error for UploadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+impl UploadError {
+    fn at(step: Step, error: Error, bytes_sent: u64) -> Self {
+        let pipe_left = match (step, &error) {
+            // The task that had the slots is gone.
+            (_, Error::NotRunning(_)) => false,
+            (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
+            // An open that was answered, or never sent, holds no slot; after an answered close there is no pipe.
+            (Step::Open | Step::Close, error) => {
+                matches!(error, Error::TimedOut { .. } | Error::ConnectionLost { .. } | Error::Abandoned(_))
+            }
+            (Step::Write | Step::Read | Step::Changed | Step::Caller, _) => true,
+        };
+        Self { step, error, pipe_left, os_error: None, bytes_sent }
+    }
+}
+
+/// Uploads exactly `size` bytes from `source`, which must end there.
+///
+/// Its buffer takes at most [`Upload::largest_write`] bytes; the frame that carries a piece is a second copy of that
+/// piece. Dropping the future abandons the pipe.
+pub async fn upload<R, S>(
+    connection: &Connection,
+    upload: &Upload<'_>,
+    size: u64,
+    source: R,
+    steps: &mut S,
+) -> Result<Uploaded, UploadError>
+where
+    R: AsyncRead + Unpin + Send,
+    S: Steps + Send,
+{
+    let before_open = |step| move |error| UploadError { pipe_left: false, ..UploadError::at(step, error, 0) };
+    steps.opening().await.map_err(before_open(Step::Caller))?;
+    let object = ObjectInfo { size, ..upload.object.clone() };
+    let options = PipeOptions {
+        token: upload.token,
+        object: &object,
+        mime_type: upload.mime_type,
+        provider: upload.provider,
+        task_started: upload.task_started,
+    };
+    let begun = Instant::now();
+    let mut pipe =
+        Pipe::open(connection, &options).await.map_err(|error| UploadError::at(Step::Open, error, 0))?;
+    let failed = |step, sent| move |error| UploadError::at(step, error, sent);
+    steps.granted(begun.elapsed()).await.map_err(failed(Step::Caller, 0))?;
+
+    let mut source = Source {
+        reader: source,
+        name: &object.name,
+        window: BytesMut::new(),
+        left: size,
+        max: upload.largest_write(size).max(text::MIN_PIECE),
+        text: text::is_text(upload.mime_type),
+    };
+    let mut sent: u64 = 0;
+    let mut invalid_utf8 = false;
+    while let Some(piece) = source.next().await.map_err(|failure| failure.after(sent))? {
+        invalid_utf8 |= source.text && std::str::from_utf8(&piece).is_err();
+        steps.before_write(&piece).await.map_err(failed(Step::Caller, sent))?;
+        let length = piece.len() as u64;
+        pipe.write(piece).await.map_err(failed(Step::Write, sent))?;
+        sent += length;
+        steps.written(sent);
+    }
+    source.ended().await.map_err(|failure| failure.after(sent))?;
+    steps.before_close(sent).await.map_err(failed(Step::Caller, sent))?;
+    let result = pipe.close(upload.result_timeout).await.map_err(failed(Step::Close, sent))?;
+    Ok(Uploaded { result, bytes_sent: sent, invalid_utf8, seconds: begun.elapsed().as_secs_f64() })
+}
+
+/// A file in pieces.
+struct Source<'a, R> {
+    reader: R,
+    name: &'a str,
+    /// Read and not handed out yet.
+    window: BytesMut,
+    /// Announced and not read yet.
+    left: u64,
+    max: usize,
+    text: bool,
+}
+
+/// Why a file cannot be sent on.
+enum Unread {
+    Io(Error, Option<i32>),
+    Changed(&'static str),
+}
+
+impl Unread {
+    fn after(self, sent: u64) -> UploadError {
+        match self {
+            Self::Io(error, os_error) => UploadError { os_error, ..UploadError::at(Step::Read, error, sent) },
+            Self::Changed(how) => {
+                UploadError::at(Step::Changed, Error::Abandoned(format!("the file changed: {how}")), sent)
+            }
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin + Send> Source<'_, R> {
+    /// The next piece to write; none after the last announced byte.
+    async fn next(&mut self) -> Result<Option<Bytes>, Unread> {
+        let room = self.max - self.window.len().min(self.max);
+        let mut wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(room);
+        self.window.reserve(wanted);
+        while wanted > 0 {
+            let mut limited = (&mut self.window).limit(wanted);
+            match self.reader.read_buf(&mut limited).await {
+                Ok(0) => return Err(Unread::Changed("it is shorter than announced")),
+                Ok(read) => {
+                    wanted -= read;
+                    self.left -= read as u64;
+                }
+                Err(error) => return Err(self.unreadable(&error)),
+            }
+        }
+        let length = match self.text {
+            true => text::cut(&self.window, self.left == 0, self.max),
+            false => self.window.len(),
+        };
+        Ok((length > 0).then(|| self.window.split_to(length).freeze()))
+    }
+
+    /// Whether the file really ends with the last announced byte.
+    async fn ended(&mut self) -> Result<(), Unread> {
+        match self.reader.read(&mut [0]).await {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Unread::Changed("it is longer than announced")),
+            Err(error) => Err(self.unreadable(&error)),
+        }
+    }
+
+    fn unreadable(&self, error: &std::io::Error) -> Unread {
+        Unread::Io(Error::Read { path: self.name.into(), message: error.to_string() }, error.raw_os_error())
+    }
+}
