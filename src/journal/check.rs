@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::Watch;
 use super::layout::{self, Key};
 use super::record;
 use super::store::{ReadError, read_record};
+use super::view::{Watch, sum};
 use crate::job::{Counters, WatchId};
 
 /// What an intact journal holds.
@@ -103,9 +103,11 @@ pub(super) fn examine(tree: &sled::Tree) -> Result<Content, Fault> {
     if !counted.is_empty() {
         return contradiction(format!("{} watches have records and no ledger", counted.len()));
     }
-    let sum = super::sum(content.watches.values().map(|watch| &watch.counters));
+    let ledgers = sum(content.watches.values().map(|watch| &watch.counters));
     match totals {
-        Some(totals) if totals != sum => contradiction(format!("the totals say {totals:?}, the ledgers {sum:?}")),
+        Some(totals) if totals != ledgers => {
+            contradiction(format!("the totals say {totals:?}, the ledgers {ledgers:?}"))
+        }
         None if rows > 0 => contradiction(format!("{rows} rows and no identity")),
         _ => Ok(content),
     }

@@ -16,7 +16,8 @@ use uuid::Uuid;
 use super::open::panic_message;
 use super::record::CodecError;
 use super::store::{ReadError, Store};
-use super::{Failure, Shared, Watch, layout, record};
+use super::view::{Shared, Watch, sum};
+use super::{Failure, layout, record};
 use crate::job::{self, Event, FileKey, Generation, Job, Refused, WatchId};
 
 /// A batch takes no further operation once it has this many events.
@@ -247,7 +248,7 @@ impl Plan {
         for (id, watch) in &self.watches {
             batch.insert(layout::watch(*id), record::encode_watch(&watch.name, &watch.counters)?);
         }
-        let totals = super::sum(watches.values().map(|watch| &watch.counters));
+        let totals = sum(watches.values().map(|watch| &watch.counters));
         batch.insert(layout::META, record::encode_meta(id, &totals)?);
         Ok(batch)
     }

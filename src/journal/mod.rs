@@ -37,26 +37,34 @@
 
 mod check;
 mod commit;
+mod error;
 mod home;
 mod layout;
 mod open;
 mod record;
+mod recover;
 mod store;
+#[cfg(test)]
+mod tests;
+mod view;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use crate::job::{Counters, Event, FileKey, Generation, Job, JobState, Millis, Refused, WatchId};
+use crate::job::{Counters, Event, FileKey, Generation, Job, Millis, Refused, WatchId};
 use commit::{Denied, GROUP_LIMIT, Item, Message, Outcomes, QUEUE_LIMIT, Work, Writer};
+pub use error::{ApplyError, Failure};
 pub use open::{OpenError, Opened};
-use store::{ReadError, Store, SyncFile};
+pub use recover::Recovered;
+use store::SyncFile;
+use view::{Shared, View, sum};
 
 /// How long a commit may take, from the call to the answer.
 pub const COMMIT_DEADLINE: Duration = Duration::from_secs(30);
@@ -76,72 +84,6 @@ struct Inner {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Why the journal does not work any more, or a record cannot be read.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// It was closed.
-    #[error("the journal is closed")]
-    Closed,
-    /// A row cannot be read, or is not what it should be.
-    #[error("cannot read the journal in {}: {message}", .dir.display())]
-    Read {
-        /// The journal's directory.
-        dir: PathBuf,
-        /// Why.
-        message: String,
-    },
-    /// A commit failed. What it held is not durable.
-    #[error("cannot write the journal in {}: {message}", .dir.display())]
-    Write {
-        /// The journal's directory.
-        dir: PathBuf,
-        /// Why.
-        message: String,
-    },
-    /// A commit was not done in time. Whether what it held is durable is unknown.
-    #[error("a commit of the journal in {} took longer than {} s", .dir.display(), .after.as_secs_f32())]
-    Overdue {
-        /// The journal's directory.
-        dir: PathBuf,
-        /// The deadline.
-        after: Duration,
-    },
-    /// The writer, or the database below it, panicked.
-    #[error("the journal's writer panicked: {message}")]
-    Panicked {
-        /// What the panic said.
-        message: String,
-    },
-}
-
-/// Why an event was not applied.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ApplyError {
-    /// The table has no such transition; nothing changed.
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    /// The record is of another generation than the event speaks of, or there is none; nothing changed.
-    #[error("event {event} is about a generation that was replaced")]
-    Stale {
-        /// The event.
-        event: &'static str,
-    },
-    /// The journal failed.
-    #[error(transparent)]
-    Failed(#[from] Failure),
-}
-
-/// What [`Journal::recover`] did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Recovered {
-    /// Generations that were being sent when the daemon ended: pending again.
-    pub interrupted: u64,
-    /// Generations whose watch is not in the configuration any more.
-    pub parked: u64,
-    /// Parked generations whose watch is back: pending again.
-    pub unparked: u64,
-}
-
 impl Journal {
     /// Opens the journal in `state_dir/journal`, or makes a new one. Blocks, for long if the journal is large.
     pub fn open(state_dir: &Path) -> Result<(Self, Opened), OpenError> {
@@ -153,14 +95,7 @@ impl Journal {
         let dir = store.home.journal();
         let store = Arc::new(store);
         let view = View { store: Some(store.clone()), uncommitted: HashMap::new(), watches: content.watches };
-        let shared = Arc::new(Shared {
-            dir: dir.clone(),
-            deadline,
-            view: RwLock::new(view),
-            busy_since: Mutex::new(None),
-            failure: watch::Sender::new(None),
-            changes: watch::Sender::new(0),
-        });
+        let shared = Arc::new(Shared::new(dir.clone(), deadline, view));
         let (queue, receiver) = mpsc::channel(QUEUE_LIMIT);
         let writer = Writer { store, shared: shared.clone(), queue: receiver, id };
         let thread = thread::Builder::new()
@@ -168,52 +103,6 @@ impl Journal {
             .spawn(move || writer.run())
             .map_err(|source| OpenError::Io { path: dir, source })?;
         Ok((Self { inner: Arc::new(Inner { shared, queue, thread: Mutex::new(Some(thread)) }) }, opened))
-    }
-
-    /// To be called once, after the opening and before any event: what was being sent is pending again, what belongs to
-    /// watches not listed is parked, what was parked of the listed ones is pending again. Registers their names.
-    pub async fn recover(&self, watches: &[(WatchId, String)], now: Millis) -> Result<Recovered, Failure> {
-        for names in watches.chunks(GROUP_LIMIT) {
-            self.submit(Work::Names(names.to_vec())).await?;
-        }
-        let mut recovered = Recovered::default();
-        for (id, _, _) in self.watches() {
-            let listed = watches.iter().any(|(watch, _)| *watch == id);
-            recovered += self.recover_watch(id, listed, now).await?;
-        }
-        Ok(recovered)
-    }
-
-    /// As [`Journal::recover`], for one watch that came into the configuration or left it. Nothing of it may be on its way.
-    pub async fn recover_watch(&self, watch: WatchId, watched: bool, now: Millis) -> Result<Recovered, Failure> {
-        let mut recovered = Recovered::default();
-        // The ledger tells without a scan whether there is anything to do.
-        let counters = self.counters(watch);
-        if !["pending", "sending", "blocked", "parked"].iter().any(|state| counters.count(state) > 0) {
-            return Ok(recovered);
-        }
-        let mut after = None;
-        loop {
-            let journal = self.clone();
-            let page = tokio::task::spawn_blocking(move || journal.jobs(watch, after, GROUP_LIMIT));
-            let page = page.await.map_err(|error| Failure::Panicked { message: error.to_string() })??;
-            let Some((last, _)) = page.last() else { return Ok(recovered) };
-            after = Some(*last);
-            let mut events = Vec::new();
-            for (key, job) in page {
-                let count = match (job.state, watched) {
-                    (JobState::Sending, true) => &mut recovered.interrupted,
-                    (JobState::Parked, true) => &mut recovered.unparked,
-                    (JobState::Pending { .. } | JobState::Sending | JobState::Blocked { .. }, false) => {
-                        &mut recovered.parked
-                    }
-                    _ => continue,
-                };
-                *count += 1;
-                events.push((key, job.path, Event::Recover { at: now, watched }));
-            }
-            self.apply_all(events).await?;
-        }
     }
 
     /// Applies an event. Durable when it returns `Ok`. Dropping the future does not take back what was already sent to
@@ -261,6 +150,7 @@ impl Journal {
             outcomes.extend(self.submit(Work::Events(group)).await?.into_iter().zip(names).map(|(outcome, event)| {
                 outcome.map_err(|denied| match denied {
                     Denied::Refused(refused) => refused,
+                    // No generation was expected, so this does not come.
                     Denied::Stale => Refused { event, state: "replaced" },
                 })
             }));
@@ -383,112 +273,4 @@ impl Journal {
             tracing::error!("the journal's writer did not end within {} s", deadline.as_secs());
         }
     }
-}
-
-impl std::ops::AddAssign for Recovered {
-    fn add_assign(&mut self, other: Self) {
-        self.interrupted += other.interrupted;
-        self.parked += other.parked;
-        self.unparked += other.unparked;
-    }
-}
-
-/// A watch as the journal knows it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Watch {
-    name: String,
-    counters: Counters,
-}
-
-/// What the handles and the writer share.
-struct Shared {
-    dir: PathBuf,
-    deadline: Duration,
-    view: RwLock<View>,
-    /// Since when the writer has been at its present batch.
-    busy_since: Mutex<Option<Instant>>,
-    failure: watch::Sender<Option<Failure>>,
-    changes: watch::Sender<u64>,
-}
-
-/// What readers see: the tree as it was before the batch that is not durable yet.
-struct View {
-    /// None once the journal is closed.
-    store: Option<Arc<Store>>,
-    /// The durable records of the keys that the present batch touches.
-    uncommitted: HashMap<FileKey, Option<Job>>,
-    /// The durable ledgers.
-    watches: BTreeMap<WatchId, Watch>,
-}
-
-impl Shared {
-    fn view<T>(&self, read: impl FnOnce(&View) -> T) -> T {
-        read(&self.view.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn with_view<T>(&self, write: impl FnOnce(&mut View) -> T) -> T {
-        write(&mut self.view.write().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&Store, &View) -> Result<T, ReadError>) -> Result<T, Failure> {
-        if let Some(failure) = self.failure() {
-            return Err(failure);
-        }
-        self.view(|view| match &view.store {
-            Some(store) => read(store, view).map_err(|error| self.read_failed(&error)),
-            None => Err(Failure::Closed),
-        })
-    }
-
-    fn failure(&self) -> Option<Failure> {
-        self.failure.borrow().clone()
-    }
-
-    /// Only the first failure counts.
-    fn fail(&self, failure: Failure) {
-        self.failure.send_if_modified(|current| {
-            let first = current.is_none();
-            if first {
-                tracing::error!(%failure, "the journal failed");
-                *current = Some(failure);
-            }
-            first
-        });
-    }
-
-    fn overdue(&self) -> Failure {
-        let failure = Failure::Overdue { dir: self.dir.clone(), after: self.deadline };
-        self.fail(failure.clone());
-        failure
-    }
-
-    fn read_failed(&self, error: &ReadError) -> Failure {
-        Failure::Read { dir: self.dir.clone(), message: error.to_string() }
-    }
-
-    fn write_failed(&self, error: &sled::Error) -> Failure {
-        Failure::Write { dir: self.dir.clone(), message: error.to_string() }
-    }
-
-    fn set_busy(&self, since: Option<Instant>) {
-        *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
-    }
-
-    fn busy_for(&self) -> Option<Duration> {
-        self.busy_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
-    }
-
-    fn bump(&self) {
-        self.changes.send_modify(|commits| *commits += 1);
-    }
-}
-
-fn sum<'a>(ledgers: impl Iterator<Item = &'a Counters>) -> Counters {
-    ledgers.fold(Counters::default(), |mut sum, ledger| {
-        sum.admitted += ledger.admitted;
-        sum.superseded += ledger.superseded;
-        sum.pruned += ledger.pruned;
-        sum.states.iter_mut().zip(ledger.states).for_each(|(sum, count)| *sum += count);
-        sum
-    })
 }

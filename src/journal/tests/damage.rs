@@ -1,0 +1,197 @@
+//! Every kind of damage that was seen: never a wrong journal, never a refusal to start.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+use super::*;
+
+/// Enough for several segments of the database.
+const FILES: u64 = 3000;
+
+async fn filled() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let journal = open(&dir);
+    let events = (0..FILES).map(|n| {
+        let path = format!("{n}-{}", "p".repeat(300));
+        (key(&path), PathBuf::from(&path), admit(n, n))
+    });
+    journal.apply_all(events.collect()).await.unwrap();
+    journal.close().await;
+    dir
+}
+
+fn database(dir: &TempDir) -> PathBuf {
+    dir.path().join("journal/db")
+}
+
+/// Opens after damage: a quarantined journal and an empty one that works, or all of the old one.
+async fn assert_quarantined(dir: &TempDir) {
+    let (journal, opened) = Journal::open(dir.path()).unwrap();
+    let moved = opened.quarantined.expect("the damage must be seen");
+    assert!(moved.file_name().unwrap().to_str().unwrap().starts_with("journal.corrupt-2"));
+    assert!(moved.is_dir());
+    assert_eq!((opened.records, opened.fresh), (0, true));
+    assert_eq!(journal.totals(), Counters::default());
+    apply(&journal, "a", admit(1, 1)).await.unwrap();
+    journal.close().await;
+    assert_eq!(Journal::open(dir.path()).unwrap().1, Opened { records: 1, quarantined: None, fresh: false });
+}
+
+#[tokio::test]
+async fn garbage_in_the_database_is_quarantined() {
+    let dir = filled().await;
+    let file = OpenOptions::new().write(true).open(database(&dir)).unwrap();
+    let length = file.metadata().unwrap().len();
+    let garbage: Vec<u8> = (0..length / 2).map(|n| (n * 31 % 251) as u8).collect();
+    file.write_all_at(&garbage, length / 4).unwrap();
+    assert_quarantined(&dir).await;
+}
+
+/// Where the cut leaves only whole commits, an earlier state of the journal is all there is to see. It is better than
+/// none: what it lacks is found again, as after a quarantine.
+#[tokio::test]
+async fn a_truncated_database_is_quarantined_or_an_earlier_one() {
+    for tenths in [1, 3, 5, 7, 8, 9] {
+        let dir = filled().await;
+        let file = OpenOptions::new().write(true).open(database(&dir)).unwrap();
+        let length = file.metadata().unwrap().len();
+        file.set_len(length * tenths / 10).unwrap();
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        if opened.quarantined.is_some() {
+            assert_eq!((opened.records, opened.fresh), (0, true));
+            continue;
+        }
+        assert_eq!(opened.records % GROUP_LIMIT as u64, 0, "a commit is there as a whole or not at all");
+        assert_eq!(journal.totals().count("pending"), opened.records);
+        let jobs = journal.jobs(watch_id(), None, 9999).unwrap();
+        assert!(jobs.iter().all(|(_, job)| job.state == JobState::Pending { due: job.generation.size }));
+    }
+}
+
+#[tokio::test]
+async fn an_emptied_database_is_not_taken_for_a_new_one() {
+    let dir = filled().await;
+    OpenOptions::new().write(true).open(database(&dir)).unwrap().set_len(0).unwrap();
+    assert_quarantined(&dir).await;
+}
+
+#[tokio::test]
+async fn a_removed_database_is_not_taken_for_a_new_one() {
+    let dir = filled().await;
+    fs::remove_file(database(&dir)).unwrap();
+    assert_quarantined(&dir).await;
+}
+
+#[tokio::test]
+async fn the_journal_of_another_directory_is_quarantined() {
+    let (dir, other) = (filled().await, filled().await);
+    fs::remove_dir_all(dir.path().join("journal")).unwrap();
+    fs::rename(other.path().join("journal"), dir.path().join("journal")).unwrap();
+    assert_quarantined(&dir).await;
+}
+
+#[tokio::test]
+async fn a_deleted_journal_starts_empty_without_a_quarantine() {
+    for keep_directory in [false, true] {
+        let dir = filled().await;
+        fs::remove_dir_all(dir.path().join("journal")).unwrap();
+        if keep_directory {
+            fs::create_dir(dir.path().join("journal")).unwrap();
+        }
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        assert_eq!(opened, Opened { records: 0, quarantined: None, fresh: true });
+        journal.close().await;
+        assert!(!Journal::open(dir.path()).unwrap().1.fresh);
+    }
+}
+
+#[tokio::test]
+async fn an_unfinished_snapshot_is_moved_aside() {
+    let dir = filled().await;
+    fs::write(dir.path().join("journal/snap.00000000000012AB.generating"), b"half of").unwrap();
+    let (_journal, opened) = Journal::open(dir.path()).unwrap();
+    assert_eq!(opened, Opened { records: FILES, quarantined: None, fresh: false });
+    assert!(dir.path().join("journal.unfinished-snapshot").is_file());
+}
+
+#[tokio::test]
+async fn a_lost_second_identity_is_written_again() {
+    for content in [None, Some("")] {
+        let dir = filled().await;
+        let id = dir.path().join("journal.id");
+        let before = fs::read_to_string(&id).unwrap();
+        match content {
+            None => fs::remove_file(&id).unwrap(),
+            Some(text) => fs::write(&id, text).unwrap(),
+        }
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        assert_eq!((opened.records, opened.quarantined), (FILES, None));
+        assert_eq!(fs::read_to_string(&id).unwrap(), before);
+        journal.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_interrupted_is_begun_again() {
+    let dir = TempDir::new().unwrap();
+    // sled's files are there, our first row is not.
+    drop(sled::open(dir.path().join("journal")).unwrap());
+    assert_eq!(Journal::open(dir.path()).unwrap().1, Opened { records: 0, quarantined: None, fresh: true });
+}
+
+#[tokio::test]
+async fn rows_that_contradict_each_other_are_quarantined() {
+    type Tamper = fn(&sled::Db);
+    let path = format!("7-{}", "p".repeat(300));
+    assert_eq!(key(&path), path_seven());
+    let tampers: [Tamper; 7] = [
+        |db| drop(db.remove(layout::record(path_seven())).unwrap()),
+        |db| drop(db.remove(layout::due(path_seven(), 7)).unwrap()),
+        |db| drop(db.insert(layout::due(path_seven(), 8), &[]).unwrap()),
+        |db| drop(db.insert(layout::continuation(path_seven(), 0), &[1]).unwrap()),
+        |db| drop(db.insert(layout::record(path_seven()), &[9, 0, 0, 1]).unwrap()),
+        |db| drop(db.insert(b"unknown", &[]).unwrap()),
+        |db| drop(db.remove(layout::watch(watch_id())).unwrap()),
+    ];
+    for tamper in tampers {
+        let dir = filled().await;
+        let db = sled::open(dir.path().join("journal")).unwrap();
+        tamper(&db);
+        db.flush().unwrap();
+        drop(db);
+        assert_quarantined(&dir).await;
+    }
+}
+
+fn path_seven() -> FileKey {
+    key(format!("7-{}", "p".repeat(300)))
+}
+
+#[tokio::test]
+async fn a_newer_format_is_refused_and_left_alone() {
+    let dir = filled().await;
+    fs::write(dir.path().join("journal.format"), "2\n").unwrap();
+    let error = Journal::open(dir.path()).err().unwrap();
+    assert!(matches!(error, OpenError::NewerFormat { found: 2, .. }));
+    assert!(error.to_string().contains("install the version that wrote it"));
+    fs::write(dir.path().join("journal.format"), "1\n").unwrap();
+    assert_eq!(Journal::open(dir.path()).unwrap().1.records, FILES);
+}
+
+#[tokio::test]
+async fn a_journal_that_this_host_cannot_open_is_not_quarantined() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("journal"), "a file").unwrap();
+    let error = Journal::open(dir.path()).err().unwrap();
+    assert!(matches!(error, OpenError::Io { .. }));
+    assert!(dir.path().join("journal").is_file());
+
+    // A directory in the place of the database's file: the operating system's error, whoever runs the test.
+    let dir = filled().await;
+    fs::rename(database(&dir), dir.path().join("healthy")).unwrap();
+    fs::create_dir(database(&dir)).unwrap();
+    assert!(matches!(Journal::open(dir.path()).err().unwrap(), OpenError::Io { .. }));
+    fs::remove_dir(database(&dir)).unwrap();
+    fs::rename(dir.path().join("healthy"), database(&dir)).unwrap();
+    assert_eq!(Journal::open(dir.path()).unwrap().1.records, FILES);
+}
