@@ -152,6 +152,8 @@ impl JobState {
     pub fn due(self) -> Option<Millis> {
         match self {
             Self::Pending { due } | Self::Blocked { due } => Some(due),
+            // Before everything else: only the post-action is left.
+            Self::Delivered => Some(0),
             _ => None,
         }
     }

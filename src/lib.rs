@@ -3,6 +3,8 @@
 pub mod client;
 
 #[cfg(feature = "daemon")]
+mod blocking;
+#[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod config;

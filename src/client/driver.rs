@@ -101,7 +101,10 @@ async fn read(mut stream: impl Stream<Item = WsResult<Message>> + Unpin, shared:
             Some(Ok(_)) => {}
             Some(Err(WsError::Capacity(error))) => {
                 // What this side would close with, and the same to the caller: something here is too large.
-                return Error::ConnectionLost { code: Some(TOO_LARGE), message: format!("a reply is too large: {error}") };
+                return Error::ConnectionLost {
+                    code: Some(TOO_LARGE),
+                    message: format!("a reply is too large: {error}"),
+                };
             }
             Some(Err(error)) => return lost(error.to_string()),
             None => return lost("the server hung up"),

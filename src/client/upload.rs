@@ -208,8 +208,7 @@ where
         task_started: upload.task_started,
     };
     let begun = Instant::now();
-    let mut pipe =
-        Pipe::open(connection, &options).await.map_err(|error| UploadError::at(Step::Open, error, 0))?;
+    let mut pipe = Pipe::open(connection, &options).await.map_err(|error| UploadError::at(Step::Open, error, 0))?;
     let failed = |step, sent| move |error| UploadError::at(step, error, sent);
     steps.granted(begun.elapsed()).await.map_err(failed(Step::Caller, 0))?;
 

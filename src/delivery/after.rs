@@ -101,32 +101,50 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     }
 }
 
-/// Finishes or undoes the post-action of a hidden file that no record knows; `None` if nothing is known about it.
+/// What became of a hidden file that a scan found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recovery {
+    /// It is gone, or a job that is known has it: nothing to do.
+    NotOurs,
+    /// Nothing is known about it; it stays as it is.
+    Unknown,
+    /// The post-action of this input was finished or undone.
+    Finished(OsString, Outcome),
+}
+
+/// Finishes or undoes the post-action of a hidden file that no record knows.
 ///
-/// Returns the input's name and whether it is gone.
+/// `is_known` tells whether a job at a path has its post-action still to do: that one is left to the dispatcher.
 pub fn recover(
     folder: &Folder,
     root: &Root,
     hidden: &Path,
     identity: &Identity,
-) -> io::Result<Option<(OsString, Outcome)>> {
+    is_known: impl Fn(&Path) -> bool,
+) -> io::Result<Recovery> {
     let dir = root.parent(hidden)?;
     let name = base_name(hidden);
-    let Some(id) = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX)) else { return Ok(None) };
-    let (Ok(object_id), Some(_)) = (Uuid::parse_str(id), dir.file(name)?) else { return Ok(None) };
-    let Some((input, ours)) = sidecar::find_object(&dir, object_id, identity)? else { return Ok(None) };
-    let rel = hidden.with_file_name(&input);
-    let Some(sha256) = ours.sha256 else { return Ok(None) };
-    // A name that is not UTF-8 is written with replacements: then the object id tells that it is not this one.
-    if identity.object_id(&folder.watch.name, &rel) != object_id {
-        return Ok(None);
+    let id = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX));
+    let Some(object_id) = id.and_then(|id| Uuid::parse_str(id).ok()) else { return Ok(Recovery::Unknown) };
+    let found = sidecar::find_object(&dir, object_id, identity)?;
+    if dir.file(name)?.is_none() {
+        return Ok(Recovery::NotOurs);
     }
+    let Some((input, ours)) = found else { return Ok(Recovery::Unknown) };
+    let rel = hidden.with_file_name(&input);
+    if is_known(&rel) {
+        return Ok(Recovery::NotOurs);
+    }
+    // A name that is not UTF-8 is written with replacements: then the object id tells that it is not this one.
+    let Some(sha256) = ours.sha256.filter(|_| identity.object_id(&folder.watch.name, &rel) == object_id) else {
+        return Ok(Recovery::Unknown);
+    };
     if folder.watch.on_success == OnSuccess::Keep {
         put_back(&dir, name, &input)?;
-        return Ok(Some((input, Outcome::Kept(String::new()))));
+        return Ok(Recovery::Finished(input, Outcome::Kept(String::new())));
     }
     let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
-    finish(folder, root, &rel, &delivered).map(|outcome| Some((input, outcome)))
+    finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
 }
 
 /// A rename moves the ctime, so that is not compared.

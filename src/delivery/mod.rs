@@ -1,6 +1,25 @@
-//! placeholder
+//! Delivery: a pending job becomes a result beside its input.
+//!
+//! | module | is about |
+//! |---|---|
+//! | [`dispatch`] | decides: which job goes next, where, and when; the only one to claim |
+//! | [`pipeline`] | a pipeline's line to its server: up, or down and probed |
+//! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
+//! | [`worker`] | one upload |
+//! | [`verdict`] | whose fault a failure is, and what follows: pure |
+//! | [`outcome`] | what became of a job: files on disk, then the journal |
+//! | [`result`](mod@result), [`after`] | result files, written durably; the input kept, removed or moved |
+//!
+//! It gets its work from the journal alone and knows nothing of events, scans or settling.
 
 pub mod after;
+pub mod dispatch;
 pub mod limits;
+pub mod outcome;
+pub mod pipeline;
 pub mod result;
 pub mod slots;
+pub mod verdict;
+pub mod worker;
+
+use crate::blocking::blocking;

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -12,9 +13,9 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use super::after::{self, Delivered};
+use super::blocking;
 use super::result::{Temp, remove_error_file};
 use super::verdict::{self, Blame, Fault};
-use super::{blocking, blocking_io};
 use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::{OnSuccess, Retry};
@@ -24,9 +25,7 @@ use crate::identity::Identity;
 use crate::job::{ContentHash, Event, FileKey, Job, JobState};
 use crate::journal::{ApplyError, Failure, Journal};
 use crate::show::Shown;
-use crate::sidecar::{self, About, ErrorFile, Kind, Place, ResultFile, SCHEMA_VERSION};
-
-use std::time::Duration;
+use crate::sidecar::{self, About, ErrorFile, Kind, ResultFile, SCHEMA_VERSION};
 
 /// When a file that this host cannot read is looked at again.
 const BLOCKED_DELAY: Duration = Duration::from_secs(30);
@@ -43,7 +42,6 @@ const POST_ACTION_PAUSES: [Duration; 4] =
 const MAX_ERROR: usize = 2000;
 
 /// What all claimed jobs share.
-#[derive(Debug)]
 pub struct Tools {
     /// The daemon's memory.
     pub journal: Journal,
@@ -58,7 +56,7 @@ pub struct Tools {
 }
 
 /// A job that is being worked on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Claimed {
     /// What all share.
     pub tools: Arc<Tools>,
@@ -204,9 +202,7 @@ impl Claimed {
         let spread = || verdict::after(now, REFUND_SPREAD.mul_f64(fastrand::f64()));
         let event = match fault {
             Fault::Pipeline(error) => Event::Retry { due: spread(), error: short(error), charged: false },
-            Fault::Stopping => {
-                Event::Retry { due: now, error: "the daemon stopped meanwhile".into(), charged: false }
-            }
+            Fault::Stopping => Event::Retry { due: now, error: "the daemon stopped meanwhile".into(), charged: false },
             Fault::Descriptors(error) => {
                 tracing::warn!(reason = %error, "no file descriptors left; nothing new is begun for a while");
                 Event::Retry { due: spread(), error: short(error), charged: false }
@@ -276,13 +272,17 @@ impl Claimed {
         };
         let content = to_json(&file);
         let claimed = self.clone();
-        let written = blocking_io(move || {
+        let written = blocking(move || -> io::Result<_> {
             let dir = Arc::new(claimed.root.parent(&claimed.job.path)?);
             let input = base_name(&claimed.job.path);
-            let seen = dir.file(input)?.ok_or(io::ErrorKind::NotFound)?;
+            let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
             let identity = &claimed.tools.identity;
-            Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?
-                .place(&content, input, Kind::Error, identity)
+            Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?.place(
+                &content,
+                input,
+                Kind::Error,
+                identity,
+            )
         });
         match written.await {
             Ok(name) => Some(name.to_string_lossy().into_owned()),
@@ -305,9 +305,8 @@ impl Claimed {
         let mut stopping = self.tools.stopping.clone();
         let mut begun = Some(temp);
         loop {
-            let (claimed, dir, content, seen, temp) =
-                (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
-            let placed = blocking(move || {
+            let (claimed, dir, content, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
+            let placed = blocking(move || -> io::Result<_> {
                 let identity = &claimed.tools.identity;
                 let temp = match temp {
                     Some(temp) => temp,

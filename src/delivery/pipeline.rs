@@ -196,7 +196,10 @@ impl Line {
         let options = self.options(key).map_err(|error| error.to_string())?;
         Ok(Connection::open(&options).await.map_err(|error| match &error {
             Error::Authentication(_) => {
-                format!("{error}; the key is {}: replace it, it is read again at each try", self.config.api_key.describe())
+                format!(
+                    "{error}; the key is {}: replace it, it is read again at each try",
+                    self.config.api_key.describe()
+                )
             }
             _ => error.to_string(),
         })?)
@@ -227,12 +230,14 @@ impl Line {
             // The server takes the task from the credential and ignores the argument.
             Target::Credential => SecretString::from(""),
         };
-        let status =
-            connection.task_status(&token, self.timeouts.request).await.map_err(|error| error.to_string())?;
+        let status = connection.task_status(&token, self.timeouts.request).await.map_err(|error| error.to_string())?;
         if status.state == TaskState::Running && !status.completed {
             return Ok(Task { token, started: status.start_time });
         }
-        Err(format!("the task is not running (its state is {:?}); start it, or give the pipeline as a file", status.state))
+        Err(format!(
+            "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
+            status.state
+        ))
     }
 
     async fn execute(&self, connection: &Connection, path: &Path) -> Result<SecretString, String> {

@@ -78,7 +78,10 @@ pub fn of_upload(step: Step, error: &Error, os_error: Option<i32>) -> Fault {
         Error::FileNotFound(_) => Fault::Vanished,
         Error::Abandoned(_) => Fault::Changed(reason),
         Error::TimedOut { .. } => out_of_time(reason),
-        _ => blame(true, "the pipeline could not process this file; check that it opens and is of a kind the pipeline takes"),
+        _ => blame(
+            true,
+            "the pipeline could not process this file; check that it opens and is of a kind the pipeline takes",
+        ),
     }
 }
 

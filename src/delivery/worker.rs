@@ -44,7 +44,6 @@ const MIN_CHUNK: u64 = 4 * 1024;
 const READ_SIZE: usize = 1024 * 1024;
 
 /// One claimed job and what it takes to upload it.
-#[derive(Debug)]
 pub struct Worker {
     /// Number of the upload.
     pub id: UploadId,
@@ -139,7 +138,7 @@ impl Worker {
         let Prepared { dir, file, seen, temp } = prepared;
         let watch = &self.claimed.folder.watch;
         let name = base_name(&self.claimed.job.path).to_string_lossy();
-        let mime_type = watch.mime_type.as_deref().unwrap_or_else(|| mime::guess_type(&name));
+        let mime_type = watch.mime_type.as_deref().unwrap_or_else(|| mime::of(&name));
         let what = self.upload(&name, mime_type, seen.generation.size);
 
         let size = seen.generation.size;

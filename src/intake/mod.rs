@@ -29,6 +29,7 @@ use self::scan::{Report, Walker};
 use self::select::Selector;
 use self::settle::{MAX_QUIET, Settling, Verdict};
 use self::watch::{WatchError, Watches};
+use crate::blocking::{blocking, joined};
 use crate::clock::unix_millis;
 use crate::config::Detect;
 use crate::folder::{Availability, Folder};
@@ -235,7 +236,6 @@ impl Intake {
 
             tokio::select! {
                 report = finished(&mut scan) => {
-                    let report = report?;
                     last_rescan = Some(Instant::now());
                     // What the scan found last may still be on its way: it settles before the scan counts as complete.
                     self.folder.set_settling(self.settling.len() + found.len());
@@ -250,7 +250,7 @@ impl Intake {
                     rescan_at = sooner(rescan_at, Instant::now() + next);
                 }
                 report = finished(&mut walk) => {
-                    if report?.exhausted && backend == Backend::Events {
+                    if report.exhausted && backend == Backend::Events {
                         backend = self.fall_back(&WatchError::Exhausted);
                         rescan_at = sooner(rescan_at, Instant::now() + interval);
                     }
@@ -439,30 +439,12 @@ impl Intake {
     }
 }
 
-/// Runs a closure on a blocking thread. A panic in it goes on in the caller, whose supervisor sees it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // Blocking tasks are never aborted; only the end of the runtime gets here.
-            Err(_) => std::future::pending().await,
-        },
-    }
-}
-
 /// The end of a walk, if one is under way.
-async fn finished(task: &mut Option<JoinHandle<Report>>) -> Result<Report, Failure> {
+async fn finished(task: &mut Option<JoinHandle<Report>>) -> Report {
     let Some(handle) = task else { return std::future::pending().await };
     let outcome = handle.await;
     *task = None;
-    match outcome {
-        Ok(report) => Ok(report),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
-    }
+    joined(outcome).await
 }
 
 async fn receive(hints: &mut Option<mpsc::Receiver<PathBuf>>) -> Option<PathBuf> {

@@ -166,9 +166,7 @@ async fn a_server_that_talks_but_takes_nothing_is_lost_too() {
 async fn this_side_pings() {
     let (connection, server) = connected(
         |options| options.ping_interval = SHORT,
-        |mut peer| async move {
-            while !matches!(peer.socket.next().await, Some(Ok(Message::Ping(_)))) {}
-        },
+        |mut peer| async move { while !matches!(peer.socket.next().await, Some(Ok(Message::Ping(_)))) {} },
     )
     .await;
     finished(server).await;
@@ -269,8 +267,7 @@ async fn a_request_withdrawn_or_overdue_in_the_queue_is_never_sent() {
     // Its caller loses patience while it is queued.
     let withdrawn = connection.request("withdrawn", Arguments::new(), None, Wait::Connection);
     assert!(tokio::time::timeout(SHORT, withdrawn).await.is_err());
-    let overdue =
-        connection.request_until("overdue", Arguments::new(), None, Wait::Connection, Instant::now() + SHORT);
+    let overdue = connection.request_until("overdue", Arguments::new(), None, Wait::Connection, Instant::now() + SHORT);
     let wanted = ask(&connection, "wanted");
     let release = async {
         tokio::time::sleep(SHORT * 2).await;

@@ -14,8 +14,7 @@ fn object() -> ObjectInfo {
 async fn open_after(connection: &Connection, task_started: Option<&Value>) -> Result<Pipe> {
     let token = SecretString::from("task");
     let object = object();
-    let options =
-        PipeOptions { token: &token, object: &object, mime_type: "x/y", provider: None, task_started };
+    let options = PipeOptions { token: &token, object: &object, mime_type: "x/y", provider: None, task_started };
     within(Pipe::open(connection, &options)).await
 }
 
@@ -193,7 +192,10 @@ async fn a_close_is_a_success_only_with_our_own_result() {
         (Some(json!({"name": "a.bin", "objectId": "id", "path": "/a", "text": ["x"]})), None),
         (None, Some("hides why")),
         (Some(json!({"name": "a.bin", "objectId": "other"})), Some("another object")),
-        (Some(json!({"name": "a.bin", "objectId": "id", "error": {"message": "node broke", "code": 3}})), Some("broke")),
+        (
+            Some(json!({"name": "a.bin", "objectId": "id", "error": {"message": "node broke", "code": 3}})),
+            Some("broke"),
+        ),
     ] {
         let expected = body.clone();
         let (_connection, pipe, server) = granted(LONG, |mut peer| async move {

@@ -160,7 +160,9 @@ impl Steps for StopAt {
 
 #[tokio::test]
 async fn the_caller_may_stop_at_every_step_and_nothing_is_committed() {
-    for (step, pipe_left, pieces) in [("opening", false, 0), ("granted", true, 0), ("write", true, 0), ("close", true, 2)] {
+    for (step, pipe_left, pieces) in
+        [("opening", false, 0), ("granted", true, 0), ("write", true, 0), ("close", true, 2)]
+    {
         let mut steps = StopAt { step, ..StopAt::default() };
         let (outcome, writes, committed) = send(b"abcdefgh", 8, "x/y", |o| o.chunk_size = 4, &mut steps).await;
         let error = outcome.unwrap_err();
@@ -248,7 +250,8 @@ async fn many_uploads_share_a_connection_without_mixing() {
             let mut names = Vec::new();
             let mut contents = vec![Vec::new(); FILES];
             while let Some(request) = peer.next().await {
-                let pipe = request.arguments.get("pipe_id").and_then(Value::as_u64).map(|id| usize::try_from(id).unwrap());
+                let pipe =
+                    request.arguments.get("pipe_id").and_then(Value::as_u64).map(|id| usize::try_from(id).unwrap());
                 match (step_of(&request), pipe) {
                     ("open", _) => {
                         names.push(request.arguments["object"]["name"].as_str().unwrap().to_owned());

@@ -1,0 +1,522 @@
+//! The dispatcher: which job goes next, to which pipeline, and when.
+//!
+//! One task makes all decisions, so they have one order. It never waits for one pipeline's limiter, slot or
+//! outage: it checks, notes the earliest time, and goes on to the next watch. Watches take turns; within a watch
+//! the oldest due job goes first. A claim is durable before its worker starts. The backlog stays in the journal:
+//! of each watch only a handful of keys is ever in memory.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::select_all;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
+
+use super::after::{self, Recovery};
+use super::limits::{ByteLimit, FileLimit};
+use super::outcome::{Claimed, Tools};
+use super::pipeline::{Line, Session};
+use super::slots::{Room, Slots, UploadId};
+use super::verdict::{Blame, Fault};
+use super::worker::{BUFFER_BYTES, Report, Worker};
+use crate::blocking::{blocking, joined};
+use crate::clock::unix_millis;
+use crate::config::Config;
+use crate::folder::Folder;
+use crate::fs::Root;
+use crate::identity::Identity;
+use crate::job::{Event, FileKey, JobState};
+use crate::journal::{Failure, Journal};
+use crate::show::Shown;
+
+/// Due jobs of one watch that are kept at hand.
+const AT_HAND: usize = 64;
+/// Workers at a time, those included that only record any more.
+const MAX_WORKERS: usize = 2048;
+/// Pause of all claims when this process has no descriptors left.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
+/// How often the free space of the state directory is looked at.
+const SPACE_CHECK: Duration = Duration::from_secs(10);
+/// How often the end of the first scan is looked for.
+const SCAN_CHECK: Duration = Duration::from_millis(500);
+
+/// Decides what is sent when.
+pub struct Dispatcher {
+    config: Arc<Config>,
+    tools: Arc<Tools>,
+    lanes: Vec<Lane>,
+    pipelines: Vec<Outlet>,
+    /// Limit of the whole daemon, and whether its next file is paid for already.
+    files: Option<FileLimit>,
+    files_paid: bool,
+    /// Whose turn is next.
+    turn: usize,
+    next_id: UploadId,
+    workers: JoinSet<Result<(), Failure>>,
+    in_flight: HashMap<tokio::task::Id, InFlight>,
+    /// Keys of `in_flight`.
+    taken: HashSet<FileKey>,
+    reports: mpsc::UnboundedReceiver<Report>,
+    report_to: mpsc::UnboundedSender<Report>,
+    /// The dispatcher's clock begins here.
+    started: Instant,
+    paused_until: Option<Instant>,
+    space: Space,
+}
+
+/// One watch.
+struct Lane {
+    folder: Arc<Folder>,
+    /// Index of its pipeline.
+    pipeline: usize,
+    at_hand: VecDeque<FileKey>,
+}
+
+/// One pipeline.
+struct Outlet {
+    line: Arc<Line>,
+    slots: Slots,
+    files: Option<FileLimit>,
+    files_paid: bool,
+    bytes: Vec<Arc<ByteLimit>>,
+    /// The session that `slots` knows.
+    session: u64,
+}
+
+/// What is needed should a worker panic.
+struct InFlight {
+    /// None while only a post-action is done.
+    upload: Option<(UploadId, usize)>,
+    claimed: Claimed,
+}
+
+/// A job about to be claimed.
+struct Pick {
+    id: UploadId,
+    lane: usize,
+    key: FileKey,
+    root: Arc<Root>,
+    session: Arc<Session>,
+}
+
+/// Whether the state directory has room.
+struct Space {
+    enough: bool,
+    checked: Option<Instant>,
+}
+
+/// The earliest of the times that were noted.
+#[derive(Default)]
+struct Wake(Option<Instant>);
+
+impl Wake {
+    fn at(&mut self, at: Instant) {
+        self.0 = Some(self.0.map_or(at, |earliest| earliest.min(at)));
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher for these watches and pipelines, given in the order of the configuration.
+    pub fn new(
+        config: Arc<Config>,
+        journal: Journal,
+        identity: Arc<Identity>,
+        folders: &[Arc<Folder>],
+        lines: &[Arc<Line>],
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let daemon_bytes = config.limits.bytes_per_second.and_then(ByteLimit::new).map(Arc::new);
+        let pipelines: Vec<Outlet> = lines
+            .iter()
+            .map(|line| {
+                let limits = &line.config.limits;
+                let own_bytes = limits.bytes_per_second.and_then(ByteLimit::new).map(Arc::new);
+                Outlet {
+                    slots: Slots::new(limits.max_concurrent_uploads),
+                    files: limits.files_per_second.and_then(FileLimit::new),
+                    files_paid: false,
+                    bytes: own_bytes.into_iter().chain(daemon_bytes.clone()).collect(),
+                    session: 0,
+                    line: line.clone(),
+                }
+            })
+            .collect();
+        let lanes = folders
+            .iter()
+            .filter_map(|folder| {
+                let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
+                Some(Lane { folder: folder.clone(), pipeline, at_hand: VecDeque::new() })
+            })
+            .collect();
+        let tools = Tools {
+            journal,
+            identity,
+            retry: config.retry.clone(),
+            buffers: Arc::new(Semaphore::new(BUFFER_BYTES)),
+            stopping,
+        };
+        let (report_to, reports) = mpsc::unbounded_channel();
+        Self {
+            files: config.limits.files_per_second.and_then(FileLimit::new),
+            files_paid: false,
+            config,
+            tools: Arc::new(tools),
+            lanes,
+            pipelines,
+            turn: 0,
+            next_id: 0,
+            workers: JoinSet::new(),
+            in_flight: HashMap::new(),
+            taken: HashSet::new(),
+            reports,
+            report_to,
+            started: Instant::now(),
+            paused_until: None,
+            space: Space { enough: true, checked: None },
+        }
+    }
+
+    /// Dispatches until the daemon stops, then waits for what is in flight, at most `drain_timeout`.
+    ///
+    /// Errors: the journal failed; the daemon must stop.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        let mut stopping = self.tools.stopping.clone();
+        let mut changes = self.tools.journal.changes();
+        let mut health: Vec<_> = self.pipelines.iter().map(|outlet| outlet.line.health()).collect();
+        let mut roots: Vec<_> = self.lanes.iter().map(|lane| lane.folder.availability()).collect();
+        let mut recoveries = JoinSet::new();
+        for lane in &self.lanes {
+            recoveries.spawn(recover_hidden(lane.folder.clone(), self.tools.clone()));
+        }
+        while !*stopping.borrow_and_update() {
+            changes.mark_unchanged();
+            let wake = self.dispatch().await?;
+            tokio::select! {
+                Some(report) = self.reports.recv() => self.report(&report),
+                Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
+                Some(ended) = recoveries.join_next() => joined(ended).await,
+                _ = changes.changed() => {}
+                () = any_changed(&mut health) => {}
+                () = any_changed(&mut roots) => {}
+                () = tokio::time::sleep_until(wake.into()) => {}
+                _ = stopping.changed() => {}
+            }
+        }
+        recoveries.abort_all();
+        self.drain().await
+    }
+
+    /// Claims and starts everything that may start now. Returns when to look again at the latest.
+    async fn dispatch(&mut self) -> Result<Instant, Failure> {
+        let mut wake = Wake::default();
+        wake.at(Instant::now() + SPACE_CHECK);
+        self.start_post_actions()?;
+        let picks = self.pick(&mut wake)?;
+        if picks.is_empty() {
+            return Ok(wake.0.unwrap_or_else(Instant::now));
+        }
+        let at = unix_millis();
+        let mut claims = Vec::with_capacity(picks.len());
+        for pick in &picks {
+            // The path only names the record here, which the claim requires to exist.
+            let path = self.tools.journal.get(pick.key)?.map(|job| job.path).unwrap_or_default();
+            claims.push((pick.key, path, Event::Claim { at }));
+        }
+        let outcomes = self.tools.journal.apply_all(claims).await?;
+        for (pick, outcome) in picks.into_iter().zip(outcomes) {
+            let lane = &self.lanes[pick.lane];
+            let Ok(job) = outcome else {
+                // It moved on since it was picked.
+                self.taken.remove(&pick.key);
+                self.pipelines[lane.pipeline].slots.end(pick.id, false, self.started.elapsed());
+                continue;
+            };
+            let outlet = &self.pipelines[lane.pipeline];
+            let claimed =
+                Claimed { tools: self.tools.clone(), folder: lane.folder.clone(), root: pick.root, key: pick.key, job };
+            let worker = Worker {
+                id: pick.id,
+                claimed: claimed.clone(),
+                line: outlet.line.clone(),
+                session: pick.session,
+                byte_limits: outlet.bytes.clone(),
+                reports: self.report_to.clone(),
+            };
+            let task = self.workers.spawn(worker.run()).id();
+            self.in_flight.insert(task, InFlight { upload: Some((pick.id, lane.pipeline)), claimed });
+        }
+        // There may be more to claim.
+        Ok(Instant::now())
+    }
+
+    /// Starts what is left to do with files that were delivered before: after a crash, or adopted by intake.
+    fn start_post_actions(&mut self) -> Result<(), Failure> {
+        for lane in &self.lanes {
+            let watch = lane.folder.watch.id;
+            let Some(root) = lane.folder.root() else { continue };
+            if self.tools.journal.counters(watch).states[JobState::Delivered.index()] == 0 {
+                continue;
+            }
+            // Only what is delivered is due at the beginning of time.
+            for (key, _) in self.tools.journal.due(watch, 0, MAX_WORKERS)? {
+                if self.workers.len() >= MAX_WORKERS || !self.taken.insert(key) {
+                    continue;
+                }
+                let Some(job) = self.tools.journal.get(key)?.filter(|job| job.state == JobState::Delivered) else {
+                    self.taken.remove(&key);
+                    continue;
+                };
+                let (tools, folder, root) = (self.tools.clone(), lane.folder.clone(), root.clone());
+                let claimed = Claimed { tools, folder, root, key, job };
+                let worked = claimed.clone();
+                let task = self.workers.spawn(async move { worked.finish().await }).id();
+                self.in_flight.insert(task, InFlight { upload: None, claimed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses jobs until nothing more may start.
+    fn pick(&mut self, wake: &mut Wake) -> Result<Vec<Pick>, Failure> {
+        let now = Instant::now();
+        let mut picks = Vec::new();
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            wake.at(until);
+            return Ok(picks);
+        }
+        if !self.has_space(now) {
+            return Ok(picks);
+        }
+        let clock = self.started.elapsed();
+        let mut idle = 0;
+        while idle < self.lanes.len() && self.workers.len() + picks.len() < MAX_WORKERS {
+            let permits: usize = self.pipelines.iter().map(|outlet| outlet.slots.permits(clock)).sum();
+            if permits >= self.config.limits.max_concurrent_uploads {
+                break;
+            }
+            let lane = self.turn % self.lanes.len();
+            self.turn = (lane + 1) % self.lanes.len();
+            match self.pick_from(lane, now, clock, wake)? {
+                Some(pick) => {
+                    picks.push(pick);
+                    idle = 0;
+                }
+                None => idle += 1,
+            }
+        }
+        for outlet in &self.pipelines {
+            if let Some(at) = outlet.slots.next_change(clock) {
+                wake.at(self.started + at);
+            }
+        }
+        Ok(picks)
+    }
+
+    /// The next job of one watch, if it may start now.
+    fn pick_from(
+        &mut self,
+        index: usize,
+        now: Instant,
+        clock: Duration,
+        wake: &mut Wake,
+    ) -> Result<Option<Pick>, Failure> {
+        let lane = &mut self.lanes[index];
+        let outlet = &mut self.pipelines[lane.pipeline];
+        let Some(root) = lane.folder.root() else { return Ok(None) };
+        if let Some(until) = lane.folder.held_until(now) {
+            wake.at(until);
+            return Ok(None);
+        }
+        let Some(session) = outlet.line.session() else { return Ok(None) };
+        if outlet.session != session.number {
+            outlet.session = session.number;
+            outlet.slots.new_session();
+        }
+        match outlet.slots.room(clock) {
+            Room::Yes => {}
+            Room::NotBefore(at) => {
+                wake.at(self.started + at);
+                return Ok(None);
+            }
+            Room::No => return Ok(None),
+        }
+        if lane.at_hand.is_empty() {
+            let at = unix_millis();
+            let watch = lane.folder.watch.id;
+            // What is taken already may come first, among it what waits for its post-action.
+            let due = self.tools.journal.due(watch, at, AT_HAND + self.taken.len())?;
+            let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !self.taken.contains(key));
+            lane.at_hand.extend(waiting.map(|(key, _)| key).take(AT_HAND));
+            if lane.at_hand.is_empty() {
+                if let Some(due) = self.tools.journal.next_due(watch)?.filter(|due| *due > at) {
+                    wake.at(now + Duration::from_millis(due - at));
+                }
+                return Ok(None);
+            }
+        }
+        // A file that was paid for at one limit and refused by the other stays paid.
+        for (limit, paid) in [(&outlet.files, &mut outlet.files_paid), (&self.files, &mut self.files_paid)] {
+            let Some(limit) = limit else { continue };
+            if !*paid {
+                match limit.take() {
+                    Ok(()) => *paid = true,
+                    Err(wait) => {
+                        wake.at(now + wait);
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        let Some(key) = lane.at_hand.pop_front() else { return Ok(None) };
+        if !self.taken.insert(key) {
+            return Ok(None);
+        }
+        (outlet.files_paid, self.files_paid) = (false, false);
+        self.next_id += 1;
+        outlet.slots.start(self.next_id, clock);
+        Ok(Some(Pick { id: self.next_id, lane: index, key, root, session }))
+    }
+
+    fn report(&mut self, report: &Report) {
+        let clock = self.started.elapsed();
+        let pipeline_of = |id: UploadId| {
+            let mut uploads = self.in_flight.values().filter_map(|flight| flight.upload);
+            uploads.find(|upload| upload.0 == id).map(|(_, pipeline)| pipeline)
+        };
+        match report {
+            Report::Granted(id) => {
+                if let Some(pipeline) = pipeline_of(*id) {
+                    self.pipelines[pipeline].slots.grant(*id);
+                }
+            }
+            Report::Ended { id, abandoned, out_of_descriptors } => {
+                if let Some(pipeline) = pipeline_of(*id) {
+                    self.pipelines[pipeline].slots.end(*id, *abandoned, clock);
+                }
+                if *out_of_descriptors {
+                    self.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE);
+                }
+            }
+        }
+    }
+
+    /// A worker is done with its job, or panicked over it.
+    async fn ended(&mut self, ended: Result<(tokio::task::Id, Result<(), Failure>), JoinError>) -> Result<(), Failure> {
+        // What it reported before it ended comes first.
+        while let Ok(report) = self.reports.try_recv() {
+            self.report(&report);
+        }
+        let (task, outcome) = match ended {
+            Ok((task, outcome)) => (task, Ok(outcome)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(flight) = self.in_flight.remove(&task) else { return Ok(()) };
+        self.taken.remove(&flight.claimed.key);
+        match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                if let Some((id, pipeline)) = flight.upload {
+                    self.pipelines[pipeline].slots.end(id, true, self.started.elapsed());
+                }
+                tracing::error!(
+                    task = "worker", path = %Shown(&flight.claimed.job.path), %error,
+                    "a task panicked; this is a defect of the daemon"
+                );
+                let blame = Blame {
+                    error: "the daemon failed while it worked on this file".into(),
+                    code: "INTERNAL",
+                    retryable: true,
+                    hint: "this is a defect of the daemon; tell its operator",
+                };
+                flight.claimed.failed(Fault::File(blame)).await
+            }
+        }
+    }
+
+    /// Waits for what is in flight. What is left at the end is Pending again, at no attempt.
+    async fn drain(mut self) -> Result<(), Failure> {
+        let deadline = tokio::time::Instant::now() + self.config.server.drain_timeout;
+        loop {
+            tokio::select! {
+                ended = self.workers.join_next_with_id() => match ended {
+                    Some(ended) => self.ended(ended).await?,
+                    None => return Ok(()),
+                },
+                Some(report) = self.reports.recv() => self.report(&report),
+                () = tokio::time::sleep_until(deadline) => break,
+            }
+        }
+        tracing::warn!(files = self.in_flight.len(), "not finished within drain_timeout; these files are sent again");
+        self.workers.abort_all();
+        while self.workers.join_next().await.is_some() {}
+        for flight in self.in_flight.into_values() {
+            flight.claimed.failed(Fault::Stopping).await?;
+        }
+        Ok(())
+    }
+
+    /// With too little space for the journal and results, nothing new is begun.
+    fn has_space(&mut self, now: Instant) -> bool {
+        if self.space.checked.is_some_and(|checked| now.duration_since(checked) < SPACE_CHECK) {
+            return self.space.enough;
+        }
+        self.space.checked = Some(now);
+        let directory = &self.config.state.directory;
+        let free = rustix::fs::statvfs(directory).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
+        let enough = free.is_ok_and(|free| free >= self.config.state.min_free);
+        if enough != self.space.enough {
+            let path = Shown(directory);
+            if enough {
+                tracing::info!(%path, "the state directory has room again");
+            } else {
+                tracing::error!(%path, ?free, needed = self.config.state.min_free,
+                    "too little free space for the state directory (state.min_free); nothing new is begun");
+            }
+        }
+        self.space.enough = enough;
+        enough
+    }
+}
+
+/// Finishes the post-actions that an earlier run began and that no record knows: its journal was thrown away.
+async fn recover_hidden(folder: Arc<Folder>, tools: Arc<Tools>) {
+    while !folder.is_scanned() {
+        tokio::time::sleep(SCAN_CHECK).await;
+    }
+    let watch = &folder.watch;
+    for hidden in folder.take_orphans() {
+        let Some(root) = folder.root() else { return };
+        let (owner, tools, path) = (folder.clone(), tools.clone(), hidden.clone());
+        let recovered = blocking(move || {
+            let is_known = |rel: &Path| {
+                let job = tools.journal.get(FileKey::new(owner.watch.id, rel));
+                !matches!(job, Ok(job) if job.as_ref().is_none_or(|job| job.state != JobState::Delivered))
+            };
+            after::recover(&owner, &root, &path, &tools.identity, is_known)
+        });
+        match recovered.await {
+            Ok(Recovery::NotOurs) => {}
+            Ok(Recovery::Finished(input, outcome)) => tracing::info!(
+                watch = %watch.name, path = %Shown(&hidden.with_file_name(input)), ?outcome,
+                "finished what an earlier run had begun to do with this delivered file"
+            ),
+            Ok(Recovery::Unknown) => tracing::warn!(
+                watch = %watch.name, path = %Shown(&hidden),
+                "a file in the middle of a post-action that nothing is known about; it is left as it is"
+            ),
+            Err(error) => {
+                tracing::warn!(watch = %watch.name, path = %Shown(&hidden), %error, "cannot finish a post-action");
+            }
+        }
+    }
+}
+
+/// Resolves when any of these changes; never, if there are none.
+async fn any_changed<T>(receivers: &mut [watch::Receiver<T>]) {
+    if receivers.is_empty() {
+        return std::future::pending().await;
+    }
+    let _ = select_all(receivers.iter_mut().map(|receiver| Box::pin(receiver.changed()))).await;
+}
