@@ -32,8 +32,10 @@
 //!
 //! # Opening
 //! Lock; format; unfinished snapshots moved aside; sled opened with panics caught; every row read and compared with
-//! everything that is written twice. What fails there is quarantined, except for errors of the operating system. A damaged
-//! file can also make sled's open spin for ever; that is not noticed here, the start then never becomes ready.
+//! everything that is written twice. What fails there is quarantined, except for errors of the operating system. Two kinds
+//! of damage are not noticed: a file cut off between two commits opens as an earlier, consistent journal (what it lacks is
+//! found again by the scan, as after a quarantine), and a file that makes sled's open spin for ever (the start never
+//! becomes ready).
 
 mod check;
 mod commit;
