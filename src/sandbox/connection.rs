@@ -1,0 +1,144 @@
+//! One client as its requests see it: who it is, where replies go, how it is told to end.
+//!
+//! It must not know of commands, nor read or write the socket itself.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+use tokio_tungstenite::tungstenite::protocol::Message;
+
+use super::commands::Answer;
+use super::engine::Identity;
+use crate::client::protocol::{Request, Response, Trace};
+
+/// What a connection is told to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Order {
+    Serve,
+    /// As if the host had died.
+    Cut,
+    Close(u16, String),
+}
+
+/// One client, as its requests see it. It may be gone while they still run.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) replies: mpsc::Sender<Message>,
+    pub(super) order: watch::Sender<Order>,
+    login: Mutex<Login>,
+    door: Arc<Door>,
+    peer: IpAddr,
+    seq: AtomicU64,
+}
+
+#[derive(Debug)]
+pub(super) struct Login {
+    pub(super) attempts: u32,
+    pub(super) identity: Option<Identity>,
+    /// Held while nobody is logged in.
+    pub(super) guest: Option<Guest>,
+}
+
+impl Connection {
+    pub(super) fn new(replies: mpsc::Sender<Message>, guest: Option<Guest>, door: Arc<Door>, peer: IpAddr) -> Self {
+        Self {
+            replies,
+            order: watch::Sender::new(Order::Serve),
+            login: Mutex::new(Login { attempts: 0, identity: None, guest }),
+            door,
+            peer,
+            seq: AtomicU64::new(1),
+        }
+    }
+
+    pub(super) fn login(&self) -> MutexGuard<'_, Login> {
+        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_identity(&self, identity: Option<Identity>) {
+        let guest = if identity.is_none() { self.door.enter(self.peer, usize::MAX) } else { None };
+        let mut login = self.login();
+        login.identity = identity;
+        login.guest = guest;
+    }
+
+    pub(super) fn cut(&self) {
+        self.order.send_replace(Order::Cut);
+    }
+
+    pub(super) fn close(&self, code: u16, reason: &str) {
+        self.order.send_if_modified(|order| {
+            let serving = *order == Order::Serve;
+            if serving {
+                *order = Order::Close(code, reason.to_owned());
+            }
+            serving
+        });
+    }
+
+    pub(super) async fn reply(&self, request: &Request, answer: Answer) {
+        let mut response = Response {
+            seq: self.seq.fetch_add(1, Ordering::Relaxed),
+            request_seq: request.seq,
+            command: request.command.clone(),
+            success: true,
+            ..Response::default()
+        };
+        match answer {
+            Answer::Silence => return,
+            Answer::Empty => {}
+            Answer::Body(body) => response.body = Some(body),
+            Answer::Refused { message, code } => {
+                response.success = false;
+                response.message = Some(message);
+                response.code = code;
+                response.trace = Some(Trace { file: "sandbox".into(), lineno: 0 });
+            }
+        }
+        // A client that is gone hears nothing; what it asked for was done all the same.
+        let _ = self.replies.send(Message::text(response.encode())).await;
+    }
+}
+
+/// Counts the sockets of each address that have not logged in.
+#[derive(Debug, Default)]
+pub(super) struct Door {
+    waiting: Mutex<HashMap<IpAddr, usize>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Guest {
+    door: Arc<Door>,
+    peer: IpAddr,
+}
+
+impl Door {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr, limit: usize) -> Option<Guest> {
+        let mut waiting = self.lock();
+        let count = waiting.entry(peer).or_insert(0);
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Guest { door: Arc::clone(self), peer })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let mut waiting = self.door.lock();
+        if let Some(count) = waiting.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                waiting.remove(&self.peer);
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+#!/bin/sh
+# The official Python SDK against the sandbox: proof that the sandbox is accepted as a server.
+#
+# Uses the program in $ROCKETRIDE_INGEST_BIN, else the newest of target/release and target/debug.
+# Further arguments go to pytest.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+venv=$target/conformance-venv
+
+if [ -z "${ROCKETRIDE_INGEST_BIN:-}" ]; then
+    ROCKETRIDE_INGEST_BIN=$(ls -t "$target/release/rocketride-ingest" "$target/debug/rocketride-ingest" 2>/dev/null | head -n 1)
+fi
+if [ ! -x "${ROCKETRIDE_INGEST_BIN:-}" ]; then
+    echo "no program to test: build it or set ROCKETRIDE_INGEST_BIN" >&2
+    exit 1
+fi
+export ROCKETRIDE_INGEST_BIN
+
+# Installed once; a change of the pinned list makes it anew.
+if ! cmp -s "$root/tests/conformance/requirements.txt" "$venv/installed.txt"; then
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$root/tests/conformance/requirements.txt"
+    cp "$root/tests/conformance/requirements.txt" "$venv/installed.txt"
+fi
+
+# send_files opens every file it is given at once.
+ulimit -n 4096 2>/dev/null || true
+
+# The SDK must not pick up a server or key of the person who runs this.
+unset ROCKETRIDE_URI ROCKETRIDE_APIKEY || true
+
+# pytest ends with 5, a failure, when it collects nothing.
+exec "$venv/bin/python" -m pytest -q -p no:cacheprovider "$root/tests/conformance" "$@"
