@@ -287,6 +287,12 @@ impl Dir {
         Ok(Self { fd, remote })
     }
 
+    /// The directory above; that of the topmost is itself.
+    pub fn above(&self) -> io::Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())?, remote: self.remote })
+    }
+
     /// The names in it, without `.` and `..`, in the order the filesystem gives them.
     pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
         let listing = rustix::fs::Dir::read_from(&self.fd)?;

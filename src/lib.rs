@@ -9,6 +9,8 @@ pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod config;
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
 pub mod delivery;
 #[cfg(feature = "daemon")]
 pub mod folder;
@@ -24,6 +26,8 @@ pub mod job;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod lease;
+#[cfg(feature = "daemon")]
+pub mod once;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]

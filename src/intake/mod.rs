@@ -12,6 +12,7 @@
 
 pub mod admit;
 pub mod assess;
+pub mod overlap;
 pub mod scan;
 pub mod select;
 pub mod settle;
@@ -25,6 +26,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::admit::{Decision, Desk, Inspection};
+use self::overlap::{InUse, Roots};
 use self::scan::{Report, Walker};
 use self::select::Selector;
 use self::settle::{MAX_QUIET, Settling, Verdict};
@@ -66,6 +68,8 @@ pub struct Intake {
     journal: Journal,
     identity: Arc<Identity>,
     selector: Arc<Selector>,
+    /// The roots of all watches.
+    roots: Arc<Roots>,
     /// Paths that delivery found changed.
     changed: mpsc::Receiver<PathBuf>,
     settling: Settling,
@@ -73,12 +77,6 @@ pub struct Intake {
     started: Instant,
     /// The writer check was found missing and said so.
     unsure_said: bool,
-}
-
-/// Why one root's session ended.
-enum End {
-    /// The root is not what it was.
-    RootLost(String),
 }
 
 /// How new files of a root are noticed.
@@ -111,6 +109,7 @@ impl Intake {
         changed: mpsc::Receiver<PathBuf>,
         journal: Journal,
         identity: Arc<Identity>,
+        roots: Arc<Roots>,
     ) -> Self {
         let selector = Arc::new(Selector::new(&folder.watch));
         Self {
@@ -118,6 +117,7 @@ impl Intake {
             journal,
             identity,
             selector,
+            roots,
             changed,
             settling: Settling::new(MAX_SETTLING),
             started: Instant::now(),
@@ -128,9 +128,9 @@ impl Intake {
     /// Runs until the journal fails; dropping the future ends it at any point without loss.
     pub async fn run(mut self) -> Failure {
         loop {
-            let root = self.open_root().await;
+            let (root, in_use) = self.open_root().await;
             match self.session(root).await {
-                Ok(End::RootLost(reason)) => {
+                Ok(reason) => {
                     tracing::warn!(
                         watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), reason,
                         "the watched folder is unavailable; its files are unknown, not gone"
@@ -139,26 +139,26 @@ impl Intake {
                 }
                 Err(failure) => return failure,
             }
+            drop(in_use);
         }
     }
 
     /// Waits until the root can be opened.
-    async fn open_root(&mut self) -> Arc<Root> {
+    async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let path = self.folder.watch.path.clone();
+            let (watch, roots) = (self.folder.watch.clone(), self.roots.clone());
             let opened = blocking(move || {
-                let root = Root::open(&path)?;
+                let root = Root::open(&watch.path)?;
                 // A root that cannot be listed cannot be served either.
                 drop(root.dir(Path::new(""))?.entries()?);
-                Ok::<_, std::io::Error>(root)
-            })
-            .await;
-            match opened {
-                Ok(root) => {
-                    let root = Arc::new(root);
+                let in_use = roots.register(&watch.name, &watch.path)?;
+                Ok::<_, std::io::Error>((Arc::new(root), in_use))
+            });
+            match opened.await {
+                Ok((root, in_use)) => {
                     self.folder.set_availability(Availability::Open(root.clone()));
-                    return root;
+                    return (root, in_use);
                 }
                 Err(error) => {
                     let reason = error.to_string();
@@ -176,8 +176,8 @@ impl Intake {
         }
     }
 
-    /// Serves one opened root until it is not what it was.
-    async fn session(&mut self, root: Arc<Root>) -> Result<End, Failure> {
+    /// Serves one opened root until it is not what it was; says why it is not.
+    async fn session(&mut self, root: Arc<Root>) -> Result<String, Failure> {
         self.settling.clear();
         let watch = self.folder.watch.clone();
         let mut backend = Backend::choose(watch.detect, &root);
@@ -276,7 +276,7 @@ impl Intake {
                 _ = root_check.tick() => {
                     let checked = root.clone();
                     if let Err(error) = blocking(move || checked.verify()).await {
-                        return Ok(End::RootLost(error.to_string()));
+                        return Ok(error.to_string());
                     }
                 }
             }

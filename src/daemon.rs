@@ -1,0 +1,209 @@
+//! The daemon: all wiring and supervision, on one screen.
+//!
+//! ```text
+//! state directory -> lock, journal, identity -> recover -> one intake per watch, one line per pipeline, one dispatcher
+//! ```
+//!
+//! Every task is supervised: a panic or a failed journal ends the daemon with an error (better down than wrong),
+//! and the service manager starts it again. A stop lets what is in flight finish within `drain_timeout`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::blocking::blocking;
+use crate::clock::unix_millis;
+use crate::config::Config;
+use crate::delivery::dispatch::Dispatcher;
+use crate::delivery::pipeline::Line;
+use crate::folder::{Availability, Folder};
+use crate::identity::{Identity, IdentityError};
+use crate::intake::Intake;
+use crate::intake::overlap::Roots;
+use crate::journal::{Failure, Journal, OpenError, Opened};
+use crate::lease;
+use crate::once::{self, Once};
+use crate::show::Shown;
+
+/// How often a long phase asks the service manager for more time, and how much.
+const EXTEND_EVERY: Duration = Duration::from_secs(5);
+const EXTEND_BY_USEC: u32 = 30_000_000;
+/// How often the status line of the service manager is renewed.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+
+/// How to run.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// End when nothing is left to do.
+    pub once: bool,
+    /// Let a configured instance replace the kept one.
+    pub accept_new_instance: bool,
+}
+
+/// How a run ended that did not fail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// `once`: nothing is left to do, or nothing more can be done.
+    Once(Once),
+}
+
+/// Why the daemon cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The instance id is not to be had.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The journal failed while running.
+    #[error("{0}; the daemon stops, because what it cannot remember it must not do")]
+    Journal(#[from] Failure),
+    /// The handler without which a lease would be deadly cannot be installed.
+    #[error("cannot install a signal handler: {0}")]
+    Signal(io::Error),
+    /// A task panicked.
+    #[error("a task panicked: {0}; this is a defect")]
+    Panicked(String),
+}
+
+/// Runs the daemon until `stop` says true, or, with `once`, until nothing is left to do.
+pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receiver<bool>) -> Result<Ended, DaemonError> {
+    lease::install_handler().map_err(DaemonError::Signal)?;
+    let state_dir = config.state.directory.clone();
+    let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
+    report(&opened);
+    let accept = options.accept_new_instance;
+    let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
+    let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
+    let recovered = extending("recovering", journal.recover(&watches, unix_millis())).await?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), instance = %identity.instance, records = opened.records,
+        interrupted = recovered.interrupted, parked = recovered.parked, unparked = recovered.unparked, "starting"
+    );
+
+    let mut supervised: JoinSet<Result<(), Failure>> = JoinSet::new();
+    let roots = Arc::<Roots>::default();
+    let mut folders = Vec::new();
+    for watch in &config.watches {
+        let (folder, changed) = Folder::new(watch.clone());
+        let intake = Intake::new(folder.clone(), changed, journal.clone(), identity.clone(), roots.clone());
+        supervised.spawn(async move { Err(intake.run().await) });
+        folders.push(folder);
+    }
+    let lines: Vec<_> = config.pipelines.iter().map(|pipeline| Line::new(pipeline.clone(), &config)).collect();
+    for line in lines.iter().cloned() {
+        supervised.spawn(async move {
+            line.run().await;
+            Ok(())
+        });
+    }
+    let (stopping, stopped) = watch::channel(false);
+    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, &folders, &lines, stopped);
+    let mut dispatcher = tokio::spawn(dispatcher.run());
+
+    let mut status = tokio::time::interval(STATUS_EVERY);
+    let mut ready = false;
+    let ended = loop {
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => break Ended::Stopped,
+            once = once::complete(&config, &journal, &folders, &lines), if options.once => break Ended::Once(once),
+            failure = journal.failed() => return Err(failure.into()),
+            ended = supervised.join_next(), if !supervised.is_empty() => supervise(ended)?,
+            ended = &mut dispatcher => {
+                supervise(Some(ended))?;
+                return Err(Failure::Closed.into());
+            }
+            () = all_looked_at(&folders), if !ready => {
+                ready = true;
+                notify(&[NotifyState::Ready]);
+                tracing::info!(watches = folders.len(), pipelines = lines.len(), "ready");
+            }
+            _ = status.tick() => notify(&[NotifyState::Status(&status_line(&journal, &lines))]),
+        }
+    };
+
+    tracing::info!("stopping: what is in flight may finish within drain_timeout");
+    notify(&[NotifyState::Stopping]);
+    stopping.send_replace(true);
+    let drained = extending("draining", async {
+        tokio::select! {
+            drained = &mut dispatcher => supervise(Some(drained)),
+            failure = journal.failed() => Err(failure.into()),
+        }
+    });
+    drained.await?;
+    supervised.shutdown().await;
+    journal.close().await;
+    tracing::info!("stopped");
+    Ok(ended)
+}
+
+fn report(opened: &Opened) {
+    if let Some(quarantined) = &opened.quarantined {
+        tracing::error!(
+            quarantined = %Shown(quarantined),
+            "the journal was damaged and has been put aside; files whose results stand there are not sent again, \
+             operators' decisions are forgotten"
+        );
+    }
+}
+
+/// Passes a task's failure on, a panic as an error that names it.
+fn supervise(ended: Option<Result<Result<(), Failure>, tokio::task::JoinError>>) -> Result<(), DaemonError> {
+    match ended {
+        None | Some(Ok(Ok(()))) => Ok(()),
+        Some(Ok(Err(failure))) => Err(failure.into()),
+        Some(Err(error)) => Err(DaemonError::Panicked(error.to_string())),
+    }
+}
+
+/// Resolves when every root has been opened or found unavailable.
+async fn all_looked_at(folders: &[Arc<Folder>]) {
+    for folder in folders {
+        // The sender lives in the folder itself.
+        let _ = folder.availability().wait_for(|root| !matches!(root, Availability::Starting)).await;
+    }
+}
+
+/// Waits for something that may take long, asking the service manager for more time meanwhile.
+async fn extending<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let began = Instant::now();
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(EXTEND_EVERY) => {
+                let status = format!("{what} ({} s)", began.elapsed().as_secs());
+                notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_BY_USEC), NotifyState::Status(&status)]);
+            }
+        }
+    }
+}
+
+fn status_line(journal: &Journal, lines: &[Arc<Line>]) -> String {
+    let totals = journal.totals();
+    let up = lines.iter().filter(|line| line.session().is_some()).count();
+    format!(
+        "{} pending, {} sending, {} failed, {} blocked, {} done; {up} of {} pipelines up",
+        totals.count("pending"),
+        totals.count("sending"),
+        totals.count("failed"),
+        totals.count("blocked"),
+        totals.count("done"),
+        lines.len()
+    )
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify the service manager");
+    }
+}
