@@ -33,7 +33,8 @@ mod tests {
 
     #[test]
     fn the_span_doubles_up_to_the_maximum() {
-        for (attempt, seconds) in [(0, 30), (1, 60), (2, 120), (3, 240), (4, 480), (5, 600), (6, 600), (u32::MAX, 600)] {
+        for (attempt, seconds) in [(0, 30), (1, 60), (2, 120), (3, 240), (4, 480), (5, 600), (6, 600), (u32::MAX, 600)]
+        {
             assert_eq!(BACKOFF.delay(attempt, 1.0), Duration::from_secs(seconds), "attempt {attempt}");
         }
     }

@@ -55,8 +55,7 @@ async fn attempt(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>), Strin
         Connector::Rustls(tls.await.map_err(|_| "loading the root certificates panicked".to_owned())??)
     };
     let host = options.uri.host();
-    let stream =
-        TcpStream::connect((host.as_str(), options.uri.port())).await.map_err(|error| error.to_string())?;
+    let stream = TcpStream::connect((host.as_str(), options.uri.port())).await.map_err(|error| error.to_string())?;
     // Requests are small and wait for their replies.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let meter = Arc::new(Meter::new());

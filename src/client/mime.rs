@@ -370,7 +370,8 @@ mod tests {
             print(json.dumps([[m.guess_type(n)[0] for n in json.load(sys.stdin)],sorted(m.types_map[True])]))";
         let mut names: Vec<String> = TRICKY.iter().map(|(name, _)| (*name).to_owned()).collect();
         for (suffix, _) in TYPES {
-            for name in [format!("a{suffix}"), format!("b{suffix}.gz"), format!("c{suffix}.Z"), format!("{suffix}.bz2")] {
+            for name in [format!("a{suffix}"), format!("b{suffix}.gz"), format!("c{suffix}.Z"), format!("{suffix}.bz2")]
+            {
                 names.push(name);
             }
         }

@@ -169,10 +169,9 @@ impl std::error::Error for UploadError {
 impl UploadError {
     fn at(step: Step, error: Error, bytes_sent: u64) -> Self {
         let pipe_left = match (step, &error) {
-            // The task that had the slots is gone.
-            (_, Error::NotRunning(_)) => false,
-            (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
-            // An open that was answered, or never sent, holds no slot; after an answered close there is no pipe.
+            // The task that had the slots is gone; an open that was never sent holds none.
+            (_, Error::NotRunning(_)) | (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
+            // A refused open holds no slot, and after an answered close there is no pipe.
             (Step::Open | Step::Close, error) => {
                 matches!(error, Error::TimedOut { .. } | Error::ConnectionLost { .. } | Error::Abandoned(_))
             }
@@ -208,8 +207,7 @@ where
         task_started: upload.task_started,
     };
     let begun = Instant::now();
-    let mut pipe =
-        Pipe::open(connection, &options).await.map_err(|error| UploadError::at(Step::Open, error, 0))?;
+    let mut pipe = Pipe::open(connection, &options).await.map_err(|error| UploadError::at(Step::Open, error, 0))?;
     let failed = |step, sent| move |error| UploadError::at(step, error, sent);
     steps.granted(begun.elapsed()).await.map_err(failed(Step::Caller, 0))?;
 
@@ -283,10 +281,7 @@ impl<R: AsyncRead + Unpin + Send> Source<'_, R> {
                 Err(error) => return Err(self.unreadable(&error)),
             }
         }
-        let length = match self.text {
-            true => text::cut(&self.window, self.left == 0, self.max),
-            false => self.window.len(),
-        };
+        let length = if self.text { text::cut(&self.window, self.left == 0, self.max) } else { self.window.len() };
         Ok((length > 0).then(|| self.window.split_to(length).freeze()))
     }
 

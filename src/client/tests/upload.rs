@@ -5,6 +5,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::client::error::{Error, Result};
+use crate::client::upload::MAX_CHUNK_SIZE;
 use crate::client::{ObjectInfo, Step, Steps, Upload, UploadError, Uploaded, upload};
 
 const ID: &str = "id";
@@ -160,7 +161,9 @@ impl Steps for StopAt {
 
 #[tokio::test]
 async fn the_caller_may_stop_at_every_step_and_nothing_is_committed() {
-    for (step, pipe_left, pieces) in [("opening", false, 0), ("granted", true, 0), ("write", true, 0), ("close", true, 2)] {
+    for (step, pipe_left, pieces) in
+        [("opening", false, 0), ("granted", true, 0), ("write", true, 0), ("close", true, 2)]
+    {
         let mut steps = StopAt { step, ..StopAt::default() };
         let (outcome, writes, committed) = send(b"abcdefgh", 8, "x/y", |o| o.chunk_size = 4, &mut steps).await;
         let error = outcome.unwrap_err();
@@ -239,7 +242,7 @@ async fn a_file_that_cannot_be_read_is_told_with_its_number() {
     finished(server).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_uploads_share_a_connection_without_mixing() {
     const FILES: usize = 12;
     let (connection, server) = connected(
@@ -248,7 +251,8 @@ async fn many_uploads_share_a_connection_without_mixing() {
             let mut names = Vec::new();
             let mut contents = vec![Vec::new(); FILES];
             while let Some(request) = peer.next().await {
-                let pipe = request.arguments.get("pipe_id").and_then(Value::as_u64).map(|id| usize::try_from(id).unwrap());
+                let pipe =
+                    request.arguments.get("pipe_id").and_then(Value::as_u64).map(|id| usize::try_from(id).unwrap());
                 match (step_of(&request), pipe) {
                     ("open", _) => {
                         names.push(request.arguments["object"]["name"].as_str().unwrap().to_owned());
@@ -304,6 +308,6 @@ proptest! {
         (options.chunk_size, options.one_write_max) = (chunk, one_write);
         let largest = options.largest_write(size);
         prop_assert!(largest as u64 <= size);
-        prop_assert!(largest <= crate::client::upload::MAX_CHUNK_SIZE);
+        prop_assert!(largest <= MAX_CHUNK_SIZE);
     }
 }

@@ -16,8 +16,7 @@ use super::options::ConnectOptions;
 /// Attempts of [`Client::connection`] before it gives up.
 pub const RECONNECT_ATTEMPTS: u32 = 5;
 /// The waits between them.
-pub const RECONNECT_BACKOFF: Backoff =
-    Backoff { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
+pub const RECONNECT_BACKOFF: Backoff = Backoff { initial: Duration::from_millis(250), max: Duration::from_secs(10) };
 
 /// A server and a way to it; clones share it.
 #[derive(Debug, Clone)]
