@@ -3,6 +3,8 @@
 mod connection;
 mod pipe;
 mod reconnect;
+#[cfg(feature = "daemon")]
+mod secrets;
 mod tls;
 mod upload;
 
