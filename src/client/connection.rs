@@ -3,7 +3,7 @@
 //! One task reads, one task writes and owns the sink (a cancelled send could leave half a frame), one supervises them
 //! and notices silence and panics. Replies are matched on `request_seq` alone, in any order; those that nobody waits for
 //! are ignored. When the connection ends, whoever waits learns why, and a connection never comes back: see
-//! [`client`](super::client) for that.
+//! [`reconnect`](super::reconnect) for that.
 //!
 //! It must not know what the commands mean, and it never logs an `auth` or any content: command, number and size only.
 
@@ -91,7 +91,8 @@ impl Connection {
     /// Connects and logs in. [`Error::Authentication`] if the credential is refused, [`Error::Connect`] if there is no
     /// such server.
     pub async fn open(options: &ConnectOptions) -> Result<Self> {
-        let (socket, meter) = dial(options).await?;
+        // Boxed: a handshake is rare and its state large, and callers hold this future in theirs.
+        let (socket, meter) = Box::pin(dial(options)).await?;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
         let shared = Arc::new(Shared {
             waiters: Mutex::default(),
@@ -146,17 +147,22 @@ impl Connection {
         wait: Wait,
         not_after: Instant,
     ) -> Result<Response> {
+        // Looked at before it is copied into a frame, and once more with its header.
+        let fits = |bytes: usize| {
+            if bytes <= MAX_OUTGOING {
+                return Ok(());
+            }
+            Err(Error::InvalidData(format!(
+                "a {command} request of {bytes} bytes is larger than the limit of {MAX_OUTGOING}"
+            )))
+        };
+        fits(payload.as_ref().map_or(0, Bytes::len))?;
         let seq = self.shared.seq.fetch_add(1, Ordering::Relaxed);
         let message = match (Request { seq, command: command.into(), arguments, payload }).encode() {
             Frame::Text(text) => Message::text(text),
             Frame::Binary(bytes) => Message::binary(bytes),
         };
-        if message.len() > MAX_OUTGOING {
-            return Err(Error::InvalidData(format!(
-                "a {command} request of {} bytes is larger than the limit of {MAX_OUTGOING}",
-                message.len()
-            )));
-        }
+        fits(message.len())?;
         let mut waiter = self.shared.register(seq)?;
         let (departed, mut departure) = oneshot::channel();
         let outgoing = Outgoing { message, command, seq, not_after, departed };
@@ -205,7 +211,7 @@ impl Connection {
         self.shared.closing.notify_one();
         let goodbye = tokio::time::timeout(driver::CLOSE_GRACE, self.shared.ended());
         if goodbye.await.is_err() {
-            self.shared.end(driver::closed_by_us());
+            self.shared.end(&driver::closed_by_us());
         }
     }
 
@@ -271,7 +277,7 @@ impl Shared {
     }
 
     /// Ends the connection once; later reasons do not count.
-    pub(super) fn end(&self, error: Error) {
+    pub(super) fn end(&self, error: &Error) {
         let mut waiters = self.waiters();
         let first = self.ended.send_if_modified(|ended| {
             let first = ended.is_none();

@@ -65,7 +65,7 @@ pub(super) async fn supervise(
         error = shared.ended() => error,
     };
     tracing::debug!(%error, "connection ended");
-    shared.end(error);
+    shared.end(&error);
     // Lets the other task finish the closing handshake; what is left is aborted with the set.
     shared.closing.notify_one();
     let _ = tokio::time::timeout(CLOSE_GRACE, async { while tasks.join_next().await.is_some() {} }).await;
@@ -76,7 +76,7 @@ struct EndOnDrop(Arc<Shared>);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        self.0.end(lost("the connection is no longer driven"));
+        self.0.end(&lost("the connection is no longer driven"));
     }
 }
 

@@ -1,9 +1,9 @@
-//! RocketRide, and nothing of the daemon: the client library.
+//! The client library: all of the server, nothing of the daemon.
 //!
 //! | module | is about |
 //! |---|---|
 //! | [`uri`], [`options`] | where the server is, how to log in, how patient to be |
-//! | [`client`] | a connection that comes back, with [`backoff`] |
+//! | [`reconnect`] | a connection that comes back, with [`backoff`] |
 //! | [`connection`] | one logged-in socket: requests, replies, events |
 //! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
 //! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step |
@@ -17,7 +17,6 @@
 //! the `tungstenite` crate as well must cut them off at `debug`, because its `trace` shows whole messages.
 
 pub mod backoff;
-pub mod client;
 pub mod connection;
 mod dial;
 mod driver;
@@ -28,6 +27,7 @@ pub mod options;
 pub mod pipe;
 pub mod pipeline;
 pub mod protocol;
+pub mod reconnect;
 pub mod result;
 pub mod task;
 pub mod text;
@@ -38,13 +38,13 @@ pub mod uri;
 mod tests;
 
 pub use backoff::Backoff;
-pub use client::Client;
 pub use connection::{Connection, Wait};
 pub use error::{Error, Result, ServerError};
 pub use object::ObjectInfo;
 pub use options::ConnectOptions;
 pub use pipe::{Pipe, PipeOptions};
 pub use pipeline::load_pipeline;
+pub use reconnect::Client;
 pub use result::PipelineResult;
 pub use task::{ExecuteOptions, TaskInfo, TaskState, TaskStatus};
 pub use upload::{Step, Steps, Upload, UploadError, Uploaded, upload};

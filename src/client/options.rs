@@ -67,7 +67,8 @@ impl ConnectOptions {
         }
     }
 
-    /// Refuses what must not be tried: unencrypted traffic beyond this host, unless it was allowed.
+    /// Refuses what must not be tried: unencrypted traffic beyond this host, unless it was allowed, and
+    /// spans of zero.
     pub fn check(&self) -> Result<()> {
         if self.uri.is_plaintext() && !self.uri.is_loopback() && !self.allow_plaintext {
             return Err(Error::InvalidData(format!(
@@ -75,8 +76,15 @@ impl ConnectOptions {
                 self.uri
             )));
         }
-        if self.ping_interval.is_zero() {
-            return Err(Error::InvalidData("the ping interval must not be zero".into()));
+        for (span, name) in [
+            (self.connect_timeout, "connect timeout"),
+            (self.request_timeout, "request timeout"),
+            (self.ping_interval, "ping interval"),
+            (self.silence_timeout, "silence timeout"),
+        ] {
+            if span.is_zero() {
+                return Err(Error::InvalidData(format!("the {name} must not be zero")));
+            }
         }
         Ok(())
     }

@@ -169,10 +169,9 @@ impl std::error::Error for UploadError {
 impl UploadError {
     fn at(step: Step, error: Error, bytes_sent: u64) -> Self {
         let pipe_left = match (step, &error) {
-            // The task that had the slots is gone.
-            (_, Error::NotRunning(_)) => false,
-            (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
-            // An open that was answered, or never sent, holds no slot; after an answered close there is no pipe.
+            // The task that had the slots is gone; an open that was never sent holds none.
+            (_, Error::NotRunning(_)) | (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
+            // A refused open holds no slot, and after an answered close there is no pipe.
             (Step::Open | Step::Close, error) => {
                 matches!(error, Error::TimedOut { .. } | Error::ConnectionLost { .. } | Error::Abandoned(_))
             }
@@ -282,10 +281,7 @@ impl<R: AsyncRead + Unpin + Send> Source<'_, R> {
                 Err(error) => return Err(self.unreadable(&error)),
             }
         }
-        let length = match self.text {
-            true => text::cut(&self.window, self.left == 0, self.max),
-            false => self.window.len(),
-        };
+        let length = if self.text { text::cut(&self.window, self.left == 0, self.max) } else { self.window.len() };
         Ok((length > 0).then(|| self.window.split_to(length).freeze()))
     }
 

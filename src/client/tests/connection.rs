@@ -1,7 +1,4 @@
-//! Claims about [`Connection`] and [`Client`](crate::client::Client).
-
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+//! Claims about [`Connection`].
 
 use bytes::Bytes;
 use secrecy::ExposeSecret as _;
@@ -11,7 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::client::error::{Error, Result};
 use crate::client::protocol::{Arguments, Event};
-use crate::client::{Client, ExecuteOptions, Wait};
+use crate::client::{ExecuteOptions, Wait};
 
 /// Much more than the buffers of a loopback socket take.
 const STUFFING: usize = 48 * 1024 * 1024;
@@ -128,7 +125,7 @@ async fn a_server_that_is_not_there_or_says_nothing_is_a_connect_error() {
 #[tokio::test]
 async fn silence_ends_the_connection_and_everyone_waiting_on_it() {
     let (connection, server) = connected(
-        |options| options.silence_timeout = SHORT * 6,
+        |options| options.silence_timeout = SHORT * 20,
         // Whoever does not read answers no ping.
         |peer| async move {
             tokio::time::sleep(LONG).await;
@@ -147,7 +144,7 @@ async fn silence_ends_the_connection_and_everyone_waiting_on_it() {
 #[tokio::test]
 async fn a_server_that_talks_but_takes_nothing_is_lost_too() {
     let (connection, server) = connected(
-        |options| options.silence_timeout = Duration::from_secs(1),
+        |options| options.silence_timeout = SHORT * 40,
         |mut peer| async move {
             let event = Event { seq: 1, event: "x".into(), body: Value::Null }.encode();
             while peer.socket.send(Message::text(event.clone())).await.is_ok() {
@@ -189,6 +186,25 @@ async fn a_close_code_reaches_the_requests_in_flight() {
         assert!(error.to_string().contains("because"), "{error}");
         finished(server).await;
     }
+}
+
+#[tokio::test]
+async fn a_close_in_the_middle_of_a_large_request_is_heard() {
+    let (done, wait) = tokio::sync::oneshot::channel::<()>();
+    let (connection, server) = connected(
+        |_| {},
+        |mut peer| async move {
+            let frame = CloseFrame { code: 1009.into(), reason: "too big".into() };
+            peer.raw(Message::Close(Some(frame))).await;
+            wait.await.unwrap();
+        },
+    )
+    .await;
+    let stuffing = Some(Bytes::from(vec![0; STUFFING]));
+    let error = within(connection.request("a", Arguments::new(), stuffing, Wait::Connection)).await.unwrap_err();
+    assert_eq!(lost_code(&error), Some(1009));
+    done.send(()).unwrap();
+    finished(server).await;
 }
 
 #[tokio::test]
@@ -294,7 +310,7 @@ async fn a_connection_closes_with_its_last_handle() {
 #[tokio::test]
 async fn a_request_larger_than_the_server_bears_is_not_sent() {
     let (connection, server) = connected(|_| {}, |mut peer| async move { assert!(peer.rest().await.is_empty()) }).await;
-    let payload = Some(Bytes::from(vec![0; crate::client::dial::MAX_OUTGOING]));
+    let payload = Some(Bytes::from(vec![0; crate::client::dial::MAX_OUTGOING + 1]));
     let error = within(connection.request("a", Arguments::new(), payload, Wait::Connection)).await.unwrap_err();
     assert!(matches!(error, Error::InvalidData(_)), "{error:?}");
     connection.close().await;
@@ -313,7 +329,7 @@ async fn a_task_is_started_asked_for_and_terminated() {
             peer.reply(&execute, Some(info)).await;
             let status = peer.expect("rrext_get_task_status").await;
             assert_eq!(status.arguments["token"], "task");
-            peer.reply(&status, running(1.5)).await;
+            peer.reply(&status, Some(running(1.5))).await;
             let terminate = peer.expect("terminate").await;
             peer.reply(&terminate, None).await;
             let status = peer.expect("rrext_get_task_status").await;
@@ -333,85 +349,4 @@ async fn a_task_is_started_asked_for_and_terminated() {
     assert!(matches!(within(connection.task_status(&info.token, LONG)).await, Err(Error::NotRunning(_))));
     within(connection.ping()).await.unwrap();
     finished(server).await;
-}
-
-/// Takes every login, reports the credentials, and breaks each connection when told to.
-async fn logins(listener: tokio::net::TcpListener, user_token: &str, seen: tokio::sync::mpsc::Sender<String>) {
-    loop {
-        let mut peer = Peer::accept(&listener).await;
-        let auth = peer.expect("auth").await;
-        let credential = auth.arguments["auth"].as_str().unwrap().to_owned();
-        if credential == "expired" {
-            peer.refuse(&auth, "Invalid API key").await;
-            peer.close(1000, "").await;
-            seen.send(credential).await.unwrap();
-            continue;
-        }
-        peer.reply(&auth, Some(json!({"userToken": user_token}))).await;
-        seen.send(credential).await.unwrap();
-        tokio::spawn(async move { peer.rest().await });
-    }
-}
-
-#[tokio::test]
-async fn a_reconnect_uses_the_token_that_the_server_gave_unless_the_key_is_a_tasks() {
-    for (key, given, expected) in [
-        ("s3cret", "renewed", vec!["s3cret", "renewed"]),
-        ("s3cret", "", vec!["s3cret", "s3cret"]),
-        ("tk_1", "renewed", vec!["tk_1", "tk_1"]),
-        ("pk_1", "renewed", vec!["pk_1", "pk_1"]),
-        ("s3cret", "expired", vec!["s3cret", "expired", "s3cret"]),
-    ] {
-        let (listener, mut options) = listen().await;
-        options.credential = key.into();
-        let (seen, mut credentials) = tokio::sync::mpsc::channel(8);
-        let server = tokio::spawn(async move { logins(listener, given, seen).await });
-        let client = Client::new(options);
-        within(client.connection()).await.unwrap();
-        within(client.disconnect()).await;
-        within(client.connection()).await.unwrap();
-        for credential in expected {
-            assert_eq!(within(credentials.recv()).await.unwrap(), credential, "{key} {given}");
-        }
-        server.abort();
-    }
-}
-
-#[tokio::test]
-async fn concurrent_callers_share_one_attempt_and_one_connection() {
-    let (listener, options) = listen().await;
-    let (seen, mut credentials) = tokio::sync::mpsc::channel(8);
-    let server = tokio::spawn(logins(listener, "", seen));
-    let client = Client::new(options);
-    let (a, b, c) = within(async { tokio::join!(client.connect(), client.connect(), client.connection()) }).await;
-    assert!(a.is_ok() && b.is_ok() && c.is_ok());
-    assert_eq!(within(credentials.recv()).await.unwrap(), "s3cret");
-    client.set_credential("other".into());
-    within(client.connect()).await.unwrap();
-    assert!(credentials.try_recv().is_err(), "the live connection stays");
-    within(client.disconnect()).await;
-    within(client.connect()).await.unwrap();
-    assert_eq!(within(credentials.recv()).await.unwrap(), "other");
-    server.abort();
-}
-
-#[tokio::test]
-async fn a_failed_attempt_is_shared_and_a_refused_login_is_not_repeated() {
-    let (listener, mut options) = listen().await;
-    options.credential = "expired".into();
-    let attempts = Arc::new(AtomicUsize::new(0));
-    let (seen, mut credentials) = tokio::sync::mpsc::channel(8);
-    let server = tokio::spawn(logins(listener, "", seen));
-    let counter = Arc::clone(&attempts);
-    let count = tokio::spawn(async move {
-        while credentials.recv().await.is_some() {
-            counter.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    let client = Client::new(options);
-    let (a, b) = within(async { tokio::join!(client.connection(), client.connection()) }).await;
-    assert!(matches!(a, Err(Error::Authentication(_))) && matches!(b, Err(Error::Authentication(_))));
-    server.abort();
-    within(count).await.unwrap();
-    assert_eq!(attempts.load(Ordering::SeqCst), 1);
 }

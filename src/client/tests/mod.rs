@@ -2,6 +2,10 @@
 
 mod connection;
 mod pipe;
+mod reconnect;
+#[cfg(feature = "daemon")]
+mod secrets;
+mod tls;
 mod upload;
 
 use std::future::Future;
@@ -170,6 +174,6 @@ async fn finished(server: JoinHandle<()>) {
     within(server).await.unwrap();
 }
 
-fn running(start_time: f64) -> Option<Value> {
-    Some(json!({"state": 3, "status": "running", "completed": false, "startTime": start_time}))
+fn running(start_time: f64) -> Value {
+    json!({"state": 3, "status": "running", "completed": false, "startTime": start_time})
 }

@@ -94,12 +94,12 @@ async fn a_data_port_that_is_not_up_yet_is_tried_once_more() {
 #[tokio::test]
 async fn an_open_waits_as_long_as_the_task_runs() {
     let (connection, server) = connected(
-        |options| options.request_timeout = SHORT * 4,
+        |options| options.request_timeout = SHORT * 10,
         |mut peer| async move {
             let open = peer.expect("open").await;
             for _ in 0..3 {
                 let status = peer.expect("rrext_get_task_status").await;
-                peer.reply(&status, running(1.0)).await;
+                peer.reply(&status, Some(running(1.0))).await;
             }
             peer.reply(&open, Some(json!({"pipe_id": 0}))).await;
         },
@@ -114,13 +114,13 @@ async fn an_open_is_given_up_when_its_task_is_gone() {
     let ended = || Some(json!({"state": 5, "completed": true, "exitCode": 0}));
     for (known, answers) in [
         (None, vec![ended()]),
-        (None, vec![running(1.0), ended()]),
-        (None, vec![running(1.0), running(2.0)]),
-        (Some(json!(1.0)), vec![running(2.0)]),
+        (None, vec![Some(running(1.0)), ended()]),
+        (None, vec![Some(running(1.0)), Some(running(2.0))]),
+        (Some(json!(1.0)), vec![Some(running(2.0))]),
         (None, vec![None]),
     ] {
         let (connection, server) = connected(
-            |options| options.request_timeout = SHORT * 4,
+            |options| options.request_timeout = SHORT * 10,
             |mut peer| async move {
                 peer.expect("open").await;
                 for answer in answers {
@@ -143,7 +143,7 @@ async fn an_open_is_given_up_when_its_task_is_gone() {
 
 #[tokio::test]
 async fn a_write_without_a_reply_poisons_the_pipe() {
-    let (connection, mut pipe, server) = granted(SHORT * 4, |mut peer| async move {
+    let (connection, mut pipe, server) = granted(SHORT * 10, |mut peer| async move {
         let write = peer.expect("write").await;
         assert_eq!(write.payload.unwrap(), "abc");
         assert!(peer.rest().await.is_empty(), "a failed pipe is never touched again");
@@ -174,7 +174,7 @@ async fn a_cancelled_write_poisons_the_pipe() {
 
 #[tokio::test]
 async fn a_refused_write_fails_with_the_servers_words() {
-    let (_connection, mut pipe, server) = granted(LONG, |mut peer| async move {
+    let (connection, mut pipe, server) = granted(LONG, |mut peer| async move {
         let write = peer.expect("write").await;
         peer.refuse(&write, "").await;
         peer.rest().await;
@@ -182,7 +182,7 @@ async fn a_refused_write_fails_with_the_servers_words() {
     .await;
     let error = within(pipe.write(Bytes::from_static(b"abc"))).await.unwrap_err();
     assert!(matches!(error, Error::NotRunning(_)), "{error:?}");
-    drop((pipe, _connection));
+    drop((pipe, connection));
     finished(server).await;
 }
 
@@ -198,7 +198,7 @@ async fn a_close_is_a_success_only_with_our_own_result() {
         ),
     ] {
         let expected = body.clone();
-        let (_connection, pipe, server) = granted(LONG, |mut peer| async move {
+        let (_, pipe, server) = granted(LONG, |mut peer| async move {
             let close = peer.expect("close").await;
             peer.reply(&close, body).await;
         })
@@ -215,15 +215,15 @@ async fn a_close_is_a_success_only_with_our_own_result() {
 #[tokio::test]
 async fn a_close_waits_on_while_its_task_runs_but_not_for_ever() {
     for answered in [true, false] {
-        let (_connection, pipe, server) = granted(LONG, move |mut peer| async move {
+        let (connection, pipe, server) = granted(LONG, move |mut peer| async move {
             let close = peer.expect("close").await;
             let status = peer.expect("rrext_get_task_status").await;
-            peer.reply(&status, running(1.0)).await;
+            peer.reply(&status, Some(running(1.0))).await;
             if answered {
                 peer.reply(&close, Some(json!({"name": "a.bin", "objectId": "id"}))).await;
             }
             while let Some(request) = peer.next().await {
-                peer.reply(&request, running(1.0)).await;
+                peer.reply(&request, Some(running(1.0))).await;
             }
         })
         .await;
@@ -232,19 +232,34 @@ async fn a_close_waits_on_while_its_task_runs_but_not_for_ever() {
             Ok(_) => assert!(answered),
             Err(error) => assert!(!answered && matches!(error, Error::TimedOut { what: "close", .. }), "{error:?}"),
         }
-        drop(_connection);
+        drop(connection);
         finished(server).await;
     }
 }
 
 #[tokio::test]
 async fn a_close_whose_task_died_is_given_up() {
-    let (_connection, pipe, server) = granted(LONG, |mut peer| async move {
+    let (connection, pipe, server) = granted(LONG, |mut peer| async move {
         peer.expect("close").await;
         let status = peer.expect("rrext_get_task_status").await;
         peer.reply(&status, Some(json!({"state": 5, "completed": true}))).await;
+        peer.rest().await;
     })
     .await;
-    assert!(matches!(within(pipe.close(SHORT)).await, Err(Error::NotRunning(_))));
+    let error = within(pipe.close(SHORT * 10)).await.unwrap_err();
+    assert!(matches!(error, Error::NotRunning(_)), "{error:?}");
+    connection.close().await;
+    finished(server).await;
+}
+
+#[tokio::test]
+async fn a_pipe_that_was_silent_for_too_long_is_not_touched() {
+    let (connection, mut pipe, server) =
+        granted(LONG, |mut peer| async move { assert!(peer.rest().await.is_empty()) }).await;
+    pipe.fall_silent(Duration::from_secs(46));
+    let error = within(pipe.write(Bytes::from_static(b"abc"))).await.unwrap_err();
+    assert!(matches!(&error, Error::Abandoned(why) if why.contains("silent")), "{error:?}");
+    assert!(!pipe.is_usable());
+    connection.close().await;
     finished(server).await;
 }

@@ -5,6 +5,7 @@ use secrecy::SecretString;
 
 use super::*;
 use crate::client::error::{Error, Result};
+use crate::client::upload::MAX_CHUNK_SIZE;
 use crate::client::{ObjectInfo, Step, Steps, Upload, UploadError, Uploaded, upload};
 
 const ID: &str = "id";
@@ -241,7 +242,7 @@ async fn a_file_that_cannot_be_read_is_told_with_its_number() {
     finished(server).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_uploads_share_a_connection_without_mixing() {
     const FILES: usize = 12;
     let (connection, server) = connected(
@@ -307,6 +308,6 @@ proptest! {
         (options.chunk_size, options.one_write_max) = (chunk, one_write);
         let largest = options.largest_write(size);
         prop_assert!(largest as u64 <= size);
-        prop_assert!(largest <= crate::client::upload::MAX_CHUNK_SIZE);
+        prop_assert!(largest <= MAX_CHUNK_SIZE);
     }
 }
