@@ -3,12 +3,12 @@
 use tokio::task::{JoinError, spawn_blocking};
 
 /// Runs a closure on a blocking thread. A panic in it goes on in the caller, whose supervisor sees it.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     joined(spawn_blocking(work).await).await
 }
 
 /// The value of a task that is never aborted; its panic goes on in the caller.
-pub async fn joined<T>(outcome: Result<T, JoinError>) -> T {
+pub(crate) async fn joined<T>(outcome: Result<T, JoinError>) -> T {
     match outcome {
         Ok(value) => value,
         Err(error) => match error.try_into_panic() {

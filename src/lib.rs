@@ -5,6 +5,8 @@ pub mod client;
 #[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]
+pub mod cli;
+#[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod config;
@@ -32,6 +34,8 @@ pub mod once;
 pub mod sandbox;
 #[cfg(feature = "daemon")]
 pub mod show;
+#[cfg(feature = "daemon")]
+pub mod signals;
 #[cfg(feature = "daemon")]
 pub mod sidecar;
 #[cfg(feature = "daemon")]

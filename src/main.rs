@@ -1,2 +1,5 @@
 //! Arguments -> configuration -> telemetry -> runtime -> command -> exit code.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    rocketride_ingest::cli::main()
+}

@@ -1,0 +1,177 @@
+//! The command line: one file a command, and the only place that prints.
+
+mod check;
+mod demo;
+mod run;
+mod sandbox;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Environment, LogFormat, LogLevel};
+use crate::telemetry;
+
+/// Where the configuration is looked for by default.
+const DEFAULT_CONFIG: &str = "/etc/rocketride-ingest/config.toml";
+
+/// Exit codes, as `sysexits.h` has them where it has one.
+pub mod exit {
+    /// Something failed; standard error says what.
+    pub const FAILED: u8 = 1;
+    /// The command line is wrong.
+    pub const USAGE: u8 = 64;
+    /// The server, or a pipeline on it, is not to be had.
+    pub const UNAVAILABLE: u8 = 69;
+    /// Another daemon has the state directory.
+    pub const TEMPORARY: u8 = 75;
+    /// The configuration file is wrong.
+    pub const CONFIG: u8 = 78;
+}
+
+/// Watches folders and sends every file that settles in them to a RocketRide pipeline; each comes back as a
+/// result beside it.
+///
+/// Start with `rocketride-ingest demo`: it needs nothing else. For real use, copy `config.example.toml` to
+/// /etc/rocketride-ingest/config.toml, edit it, and try it with `rocketride-ingest check`.
+#[derive(Debug, Parser)]
+#[command(name = "rocketride-ingest", version, propagate_version = true, subcommand_required = true)]
+#[command(after_help = "Exit codes: 0 fine, 1 failed, 64 usage, 69 server unavailable, 75 already running, 78 wrong \
+                        configuration file.")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", env = "ROCKETRIDE_INGEST_CONFIG", default_value = DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// How log lines look: `auto` is pretty on a terminal, else json.
+    #[arg(long, global = true, value_name = "FORMAT", value_parser = parse::<LogFormat>)]
+    log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug or trace; also per module, as in `info,rocketride_ingest::intake=debug`.
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse::<LogLevel>)]
+    log_level: Option<LogLevel>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Check(check::Args),
+    Sandbox(sandbox::Args),
+    Demo(demo::Args),
+}
+
+/// Reads the command line, runs the command, and says how it went.
+pub fn main() -> ExitCode {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            // Help and version are no errors; they go to standard output.
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(exit::USAGE);
+        }
+    };
+    let outcome = match cli.command {
+        Command::Run(args) => run::main(&cli.global, &args),
+        Command::Check(args) => check::main(&cli.global, &args),
+        Command::Sandbox(args) => sandbox::main(&cli.global, &args),
+        Command::Demo(args) => demo::main(&cli.global, &args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Why a command failed, and the exit code that says so.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl ToString) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    fn report(&self) -> ExitCode {
+        print_error(&self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(exit::CONFIG, error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(exit::FAILED, error)
+    }
+}
+
+impl Global {
+    /// The configuration, with what the command line says about logs.
+    fn load(&self) -> Result<Config, Failure> {
+        let mut config = Config::load(&self.config, &Environment::from_process())?;
+        self.adjust(&mut config.log);
+        Ok(config)
+    }
+
+    fn adjust(&self, log: &mut crate::config::Log) {
+        if let Some(format) = self.log_format {
+            log.format = format;
+        }
+        if let Some(level) = &self.log_level {
+            log.level = level.clone();
+        }
+    }
+}
+
+/// Begins to log; a second subscriber in one process is a defect.
+fn start_logging(log: &crate::config::Log) -> Result<(), Failure> {
+    telemetry::init(log).map_err(|error| Failure::new(exit::FAILED, format!("cannot begin to log: {error}")))
+}
+
+/// The async runtime of a command.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FAILED, format!("cannot start the runtime: {error}")))
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+/// A line on standard output. A closed pipe is no error: the reader has seen enough.
+#[allow(clippy::print_stdout)]
+fn say(line: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A line on standard error.
+fn print_error(message: impl std::fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "rocketride-ingest: {message}");
+}

@@ -1,0 +1,91 @@
+//! `run`: the daemon in the foreground.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use super::{Failure, Global, exit, print_error, runtime, start_logging};
+use crate::config::Config;
+use crate::daemon::{self, DaemonError, Ended, Options};
+use crate::journal::OpenError;
+use crate::once::Once;
+use crate::signals;
+
+/// Run the daemon in the foreground.
+///
+/// It stops on SIGTERM or SIGINT, after what is in flight has finished (at most `server.drain_timeout`); a second
+/// signal ends it at once, and nothing is lost by that.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// End when nothing is pending, being sent or settling.
+    ///
+    /// Exit 0: everything was delivered. 1: a file failed, is blocked, or did not settle within `retry.max`. 69: a
+    /// pipeline stayed down for `retry.max`.
+    #[arg(long)]
+    once: bool,
+    /// Use the instance of the configuration even though the state directory has another.
+    ///
+    /// Every file gets a new object id by that, and results of the old instance are not recognised any more.
+    #[arg(long)]
+    accept_new_instance: bool,
+}
+
+pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
+    let config = global.load()?;
+    start_logging(&config.log)?;
+    let options = Options { once: args.once, accept_new_instance: args.accept_new_instance };
+    run(config, options).map(|ended| match ended {
+        Ended::Stopped => ExitCode::SUCCESS,
+        Ended::Once(once) => verdict(&once),
+    })
+}
+
+fn run(config: Config, options: Options) -> Result<Ended, Failure> {
+    check_uris(&config)?;
+    let stop = signals::listen()?;
+    let runtime = runtime()?;
+    let ended = runtime.block_on(daemon::run(Arc::new(config), options, stop));
+    // A task that blocks on a dead network filesystem must not keep the process.
+    runtime.shutdown_background();
+    ended.map_err(|error| {
+        let code = match &error {
+            DaemonError::Open(OpenError::Locked { .. }) => exit::TEMPORARY,
+            _ => exit::FAILED,
+        };
+        tracing::error!(%error, "the daemon ends");
+        Failure::new(code, error)
+    })
+}
+
+/// A URI is text of the file: a wrong one is the file's fault, not the network's.
+pub(super) fn check_uris(config: &Config) -> Result<(), Failure> {
+    let wrong = config.pipelines.iter().filter_map(|pipeline| {
+        let uri = crate::client::ServiceUri::parse(&pipeline.uri).and_then(|uri| {
+            let mut options = crate::client::ConnectOptions::new(uri, secrecy::SecretString::from(""));
+            options.allow_plaintext = pipeline.allow_plaintext;
+            options.check()
+        });
+        uri.err().map(|error| format!("{}: pipeline {:?}: uri: {error}", config.origin.display(), pipeline.name))
+    });
+    let wrong: Vec<_> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(Failure::new(exit::CONFIG, wrong.join("\n"))) }
+}
+
+fn verdict(once: &Once) -> ExitCode {
+    for watch in &once.unavailable {
+        print_error(format_args!("watch {watch:?}: its folder is unavailable"));
+    }
+    for pipeline in &once.down {
+        print_error(format_args!("pipeline {pipeline:?} is down"));
+    }
+    if once.failed + once.blocked + once.unsettled > 0 {
+        let Once { failed, blocked, unsettled, .. } = once;
+        print_error(format_args!("{failed} files failed, {blocked} cannot be read, {unsettled} did not settle"));
+    }
+    if !once.down.is_empty() {
+        ExitCode::from(exit::UNAVAILABLE)
+    } else if once.failed + once.blocked + once.unsettled > 0 || !once.unavailable.is_empty() {
+        ExitCode::from(exit::FAILED)
+    } else {
+        ExitCode::SUCCESS
+    }
+}
