@@ -54,7 +54,7 @@ async fn open(engine: &Engine, call: &Call<'_>, task: &TaskRef) -> Answer {
     }
     let raw = call.request.arguments.get("object").and_then(Value::as_object).cloned().unwrap_or_default();
     let object = Arc::new(Object::new(raw, call.text("mimeType").unwrap_or("").to_owned()));
-    let Some(grant) = engine.same(task, |task| task.open(Arc::clone(&object), requested_at)) else {
+    let Some(grant) = engine.same(task, |task| task.open(Arc::clone(&object), requested_at, Instant::now())) else {
         return Answer::Silence;
     };
     let pipe_id = match grant {

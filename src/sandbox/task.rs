@@ -164,9 +164,9 @@ impl Task {
         }
     }
 
-    pub(super) fn open(&mut self, object: Arc<Object>, now: Instant) -> Grant {
+    pub(super) fn open(&mut self, object: Arc<Object>, requested_at: Instant, now: Instant) -> Grant {
         let (granted, later) = oneshot::channel();
-        match self.slots.request(Waiter { object, requested_at: now, granted }) {
+        match self.slots.request(Waiter { object, requested_at, granted }) {
             Ok((id, waiter)) => {
                 self.install(id, waiter, now);
                 Grant::Now(id)
@@ -312,9 +312,9 @@ mod tests {
     fn a_grant_to_a_vanished_client_holds_the_slot_until_it_is_reaped() {
         let now = Instant::now();
         let mut task = task(1, now);
-        assert!(matches!(task.open(object(), now), Grant::Now(0)));
-        drop(task.open(object(), now));
-        let Grant::Later(mut third) = task.open(object(), now) else { panic!("no free slot") };
+        assert!(matches!(task.open(object(), now, now), Grant::Now(0)));
+        drop(task.open(object(), now, now));
+        let Grant::Later(mut third) = task.open(object(), now, now) else { panic!("no free slot") };
         task.release(0, now);
         assert!(third.try_recv().is_err(), "the dead one was first in the queue");
         let later = now + Duration::from_secs(61);
@@ -326,7 +326,7 @@ mod tests {
     fn a_running_write_is_spared_by_the_reaper() {
         let now = Instant::now();
         let mut task = task(2, now);
-        task.open(object(), now);
+        task.open(object(), now, now);
         let lane = task.begin_write(0, now).unwrap();
         let later = now + Duration::from_secs(1_000);
         assert_eq!(task.reap(Duration::from_secs(60), later), 0);
@@ -350,7 +350,7 @@ mod tests {
     fn a_dead_task_answers_nobody_who_waits() {
         let now = Instant::now();
         let mut task = task(0, now);
-        let Grant::Later(mut waiting) = task.open(object(), now) else { panic!("no slots at all") };
+        let Grant::Later(mut waiting) = task.open(object(), now, now) else { panic!("no slots at all") };
         task.end(TaskState::Completed);
         assert_eq!(waiting.try_recv(), Err(oneshot::error::TryRecvError::Closed));
         assert_eq!(task.data_request(now), Err(NotRunning::Completed));

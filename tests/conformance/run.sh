@@ -29,6 +29,8 @@ fi
 # send_files opens every file it is given at once.
 ulimit -n 4096 2>/dev/null || true
 
+export PYTHONDONTWRITEBYTECODE=1
+
 # The SDK must not pick up a server or key of the person who runs this.
 unset ROCKETRIDE_URI ROCKETRIDE_APIKEY || true
 

@@ -1,1 +1,0 @@
-//! byte level tests
