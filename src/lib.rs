@@ -35,8 +35,8 @@ pub mod sandbox;
 #[cfg(feature = "daemon")]
 pub mod show;
 #[cfg(feature = "daemon")]
-pub mod signals;
-#[cfg(feature = "daemon")]
 pub mod sidecar;
+#[cfg(feature = "daemon")]
+pub mod signals;
 #[cfg(feature = "daemon")]
 pub mod telemetry;

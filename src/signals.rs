@@ -19,9 +19,13 @@ pub fn listen() -> io::Result<watch::Receiver<bool>> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             match signal {
-                SIGHUP => tracing::info!("SIGHUP: the configuration is read at the start only; restart to apply a change"),
+                SIGHUP => {
+                    tracing::info!("SIGHUP: the configuration is read at the start only; restart to apply a change")
+                }
                 _ if stop.send_replace(true) => {
-                    tracing::warn!("a second signal: ending at once; what was in flight is sent again at the next start");
+                    tracing::warn!(
+                        "a second signal: ending at once; what was in flight is sent again at the next start"
+                    );
                     std::process::exit(FORCED);
                 }
                 _ => tracing::info!(signal = signal_hook::low_level::signal_name(signal), "asked to stop"),

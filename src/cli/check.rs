@@ -1,4 +1,6 @@
 //! check
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
-pub(super) fn main(_: &super::Global, _: &Args) -> Result<std::process::ExitCode, super::Failure> { Ok(std::process::ExitCode::SUCCESS) }
+pub(super) fn main(_: &super::Global, _: &Args) -> Result<std::process::ExitCode, super::Failure> {
+    Ok(std::process::ExitCode::SUCCESS)
+}

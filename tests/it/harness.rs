@@ -1,0 +1,270 @@
+//! What every test needs: an engine in this process, the daemon as a child, a folder between them.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rocketride_ingest::sandbox::{Delivery, Options, Sandbox};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+/// How long a test waits for what must happen. Reached only by a defect.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// The engine's key.
+pub const KEY: &str = "test-key-4711";
+/// The smallest pipeline file.
+const PIPE: &str = r#"{"pipeline": {"project_id": "test", "source": "webhook_1",
+    "components": [{"id": "webhook_1", "provider": "webhook", "config": {}}]}}"#;
+
+/// A scratch host: configuration, state, inbox and logs of one daemon.
+pub struct Host {
+    dir: tempfile::TempDir,
+}
+
+impl Host {
+    /// An empty host with a pipeline file, the engine's key, and an inbox `in`.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let host = Self { dir };
+        std::fs::create_dir(host.path("in")).unwrap();
+        host.write("test.pipe", PIPE);
+        host.write_secret("key", KEY);
+        host
+    }
+
+    /// A path on the host.
+    pub fn path(&self, rel: impl AsRef<Path>) -> PathBuf {
+        self.dir.path().join(rel)
+    }
+
+    /// The inbox.
+    pub fn inbox(&self) -> PathBuf {
+        self.path("in")
+    }
+
+    /// Writes a file, with its folders.
+    pub fn write(&self, rel: impl AsRef<Path>, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(rel);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Writes a file that nobody else can read.
+    pub fn write_secret(&self, rel: &str, content: &str) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.write(rel, content);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    /// The usual configuration: one pipeline `test` given as a file, one watch `in`, a short settle and retry.
+    /// `extra` lines go to the end, that is into the `[[watch]]` table; begin another table to leave it.
+    pub fn configure(&self, uri: &str, extra: &str) -> PathBuf {
+        self.configure_with(uri, "", extra)
+    }
+
+    /// As [`Host::configure`], with lines for the `[server]` table.
+    pub fn configure_with(&self, uri: &str, server: &str, extra: &str) -> PathBuf {
+        let mut text = String::new();
+        writeln!(
+            text,
+            "[server]\nuri = \"{uri}\"\napi_key_file = \"key\"\n{server}\n\
+             [retry]\nattempts = 3\ninitial = \"100ms\"\nmax = \"1s\"\n\
+             [state]\ndirectory = \"{state}\"\nmin_free = \"0\"\n\
+             [log]\nformat = \"json\"\nlevel = \"info,rocketride_ingest=debug\"\n\
+             [pipelines.test]\nfile = \"test.pipe\"\n\
+             [[watch]]\nname = \"in\"\npath = \"{inbox}\"\npipeline = \"test\"\nsettle = \"300ms\"\n{extra}",
+            state = self.path("state").display(),
+            inbox = self.inbox().display(),
+        )
+        .unwrap();
+        self.write("config.toml", text)
+    }
+
+    /// A command of the program with this host's configuration.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rocketride-ingest"));
+        command.arg("--config").arg(self.path("config.toml")).args(args);
+        for variable in
+            ["ROCKETRIDE_URI", "ROCKETRIDE_APIKEY", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"]
+        {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Starts the daemon; its log goes to a file of the host, appended over restarts.
+    pub fn start(&self) -> Daemon {
+        self.start_with(&["run"])
+    }
+
+    /// Starts a command that stays, as [`Host::start`].
+    pub fn start_with(&self, args: &[&str]) -> Daemon {
+        self.spawn(self.command(args))
+    }
+
+    /// Starts a prepared command, as [`Host::start`].
+    pub fn spawn(&self, mut command: Command) -> Daemon {
+        let log = self.path("daemon.log");
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let began = file.metadata().unwrap().len();
+        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        Daemon { child: command.spawn().unwrap(), log, began }
+    }
+
+    /// Runs a command to its end: exit code, standard output, standard error.
+    pub fn output(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.command(args).stdin(Stdio::null()).output().unwrap();
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+
+    /// The result of an input given relative to the inbox, if it stands there.
+    pub fn result(&self, rel: impl AsRef<Path>) -> Option<Value> {
+        read_json(&sibling(&self.inbox().join(rel), ".result.json"))
+    }
+
+    /// The error file of an input, if it stands there.
+    pub fn error(&self, rel: impl AsRef<Path>) -> Option<Value> {
+        read_json(&sibling(&self.inbox().join(rel), ".error.json"))
+    }
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    /// Where its part of the log begins.
+    began: u64,
+}
+
+impl Daemon {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(usize::try_from(self.began).unwrap()..).unwrap_or_default()).into_owned()
+    }
+
+    /// The log lines with this message, parsed.
+    pub fn messages(&self, message: &str) -> Vec<Value> {
+        let lines = self.log();
+        let parsed = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        parsed.filter(|line| line["message"] == message).collect()
+    }
+
+    /// Waits until a text is in the log.
+    pub async fn logged(&self, text: &str) {
+        wait_for(&format!("{text:?} in the log"), || self.log().contains(text)).await;
+    }
+
+    /// Sends a signal by name, for example `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success(), "kill -s {name}");
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon does not end; its log:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// SIGTERM, then waits; it must exit 0.
+    pub async fn stop(mut self) {
+        self.signal("TERM");
+        let status = self.ended().await;
+        assert!(status.success(), "{status} after SIGTERM; its log:\n{}", self.log());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the daemon ---\n{}\n---", self.log());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An engine with the tests' key; the pipe reaper is fast, so that abandoned slots come back within the test.
+pub async fn engine() -> Sandbox {
+    engine_with(|_| {}).await
+}
+
+/// An engine with other options.
+pub async fn engine_with(adjust: impl FnOnce(&mut Options)) -> Sandbox {
+    let mut options = Options {
+        api_key: KEY.into(),
+        reap_after: Duration::from_secs(2),
+        reap_scan: Duration::from_millis(500),
+        ..Options::default()
+    };
+    adjust(&mut options);
+    Sandbox::start(options).await.unwrap()
+}
+
+/// Waits until something holds.
+pub async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub fn sha256(content: impl AsRef<[u8]>) -> String {
+    hex::encode(Sha256::digest(content.as_ref()))
+}
+
+/// The complete deliveries without an error, by object id.
+pub fn delivered_by_object(engine: &Sandbox) -> HashMap<String, Vec<Delivery>> {
+    let mut by_object: HashMap<String, Vec<Delivery>> = HashMap::new();
+    for delivery in engine.deliveries().into_iter().filter(Delivery::complete) {
+        by_object.entry(delivery.object_id.clone()).or_default().push(delivery);
+    }
+    by_object
+}
+
+/// `NAME` + a suffix, in bytes.
+pub fn sibling(input: &Path, suffix: &str) -> PathBuf {
+    let mut name = input.file_name().unwrap().to_owned();
+    name.push(suffix);
+    input.with_file_name(name)
+}
+
+/// A JSON file, if it stands there whole.
+pub fn read_json(path: &Path) -> Option<Value> {
+    let text = std::fs::read(path).ok()?;
+    Some(serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{} is not whole: {error}", path.display())))
+}
