@@ -98,7 +98,8 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         folders.push(folder);
     }
     let lines: Vec<_> = config.pipelines.iter().map(|pipeline| Line::new(pipeline.clone(), &config)).collect();
-    for line in lines.iter().cloned() {
+    for line in &lines {
+        let line = line.clone();
         supervised.spawn(async move {
             line.run().await;
             Ok(())

@@ -65,7 +65,7 @@ struct Hold {
 impl Folder {
     /// A folder that nobody has looked at yet, and the receiver of the paths that delivery finds changed.
     pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<PathBuf>) {
-        let (changed, changes) = mpsc::channel(CHANGED_CAPACITY);
+        let (changed, receiver) = mpsc::channel(CHANGED_CAPACITY);
         let folder = Self {
             watch,
             root: watch::Sender::new(Availability::Starting),
@@ -76,7 +76,7 @@ impl Folder {
             temps: Mutex::default(),
             orphans: Mutex::default(),
         };
-        (Arc::new(folder), changes)
+        (Arc::new(folder), receiver)
     }
 
     /// The root, if it is available.

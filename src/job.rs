@@ -557,6 +557,7 @@ mod tests {
             ("fail", Event::Fail { error: error.clone(), sidecar: None, charged: true }),
             ("block", Event::Block { due: LATER, error }),
             ("vanish", Event::Vanish),
+            ("gone", Event::Gone),
             ("requeue", Event::Requeue { at: NOW }),
             ("recover-watched", Event::Recover { at: NOW, watched: true }),
             ("recover-unwatched", Event::Recover { at: NOW, watched: false }),
@@ -599,7 +600,8 @@ mod tests {
         changed               .          .          pending   .         .        .          .          .          .        .
         fail                  .          .          failed    .         .        .          .          .          .        .
         block                 .          .          blocked   .         .        .          .          .          .        .
-        vanish                .          vanished   vanished  .         done     failed     vanished   .          ignored  .
+        vanish                .          .          vanished  .         .        .          .          .          .        .
+        gone                  .          vanished   .         .         done     failed     vanished   .          ignored  .
         requeue               .          .          .         .         .        pending    pending    .          .        .
         recover-watched       .          .          pending   .         .        .          .          .          .        pending
         recover-unwatched     .          parked     parked    .         .        .          parked     .          .        .
@@ -696,7 +698,7 @@ mod tests {
 
     #[test]
     fn a_finished_file_that_is_gone_is_marked_and_a_new_one_is_not() {
-        let gone = after(&job(JobState::Done), Event::Vanish);
+        let gone = after(&job(JobState::Done), Event::Gone);
         assert!(gone.absent);
         assert!(!after(&gone, Event::Admit { generation: generation(5), at: NOW }).absent);
     }

@@ -272,7 +272,7 @@ pub fn find(dir: &Dir, input: &OsStr, kind: Kind, identity: &Identity) -> io::Re
     free.map(Place::Free).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("files of others stand at every name from {:?} on; remove them", name_of(input, kind, 1)),
+            format!("files of others stand at every name from {} on; remove them", name_of(input, kind, 1).display()),
         )
     })
 }

@@ -20,7 +20,7 @@ pub fn listen() -> io::Result<watch::Receiver<bool>> {
         for signal in signals.forever() {
             match signal {
                 SIGHUP => {
-                    tracing::info!("SIGHUP: the configuration is read at the start only; restart to apply a change")
+                    tracing::info!("SIGHUP: the configuration is read at the start only; restart to apply a change");
                 }
                 _ if stop.send_replace(true) => {
                     tracing::warn!(

@@ -106,7 +106,7 @@ struct Failure {
 }
 
 impl Failure {
-    fn new(code: u8, message: impl ToString) -> Self {
+    fn new(code: u8, message: impl std::fmt::Display) -> Self {
         Self { code, message: message.to_string() }
     }
 

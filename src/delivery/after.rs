@@ -249,18 +249,14 @@ fn target_name(input: &OsStr, sha256: &ContentHash, n: u8) -> OsString {
 
 /// The folder that mirrors the input's beneath the target; made where it is missing, through no link.
 fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Result<Dir> {
-    let mut dir = match target.strip_prefix(&folder.watch.path) {
+    let dir = if let Ok(inner) = target.strip_prefix(&folder.watch.path) {
         // Beneath the inbox, where strangers write: every step is checked.
-        Ok(inner) => descend(root.dir(Path::new(""))?, inner)?,
-        Err(_) => {
-            std::fs::create_dir_all(target)?;
-            Dir::open(target)?
-        }
+        descend(root.dir(Path::new(""))?, inner)?
+    } else {
+        std::fs::create_dir_all(target)?;
+        Dir::open(target)?
     };
-    if let Some(parent) = rel.parent() {
-        dir = descend(dir, parent)?;
-    }
-    Ok(dir)
+    descend(dir, rel.parent().unwrap_or(Path::new("")))
 }
 
 fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {

@@ -82,7 +82,7 @@ struct Outlet {
     files_paid: bool,
     bytes: Vec<Arc<ByteLimit>>,
     /// The session that `slots` knows.
-    session: u64,
+    session: Option<Arc<Session>>,
 }
 
 /// What is needed should a worker panic.
@@ -138,12 +138,12 @@ impl Dispatcher {
                     files: limits.files_per_second.and_then(FileLimit::new),
                     files_paid: false,
                     bytes: own_bytes.into_iter().chain(daemon_bytes.clone()).collect(),
-                    session: 0,
+                    session: None,
                     line: line.clone(),
                 }
             })
             .collect();
-        let lanes = folders
+        let by_watch = folders
             .iter()
             .filter_map(|folder| {
                 let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
@@ -163,7 +163,7 @@ impl Dispatcher {
             files_paid: false,
             config,
             tools: Arc::new(tools),
-            lanes,
+            lanes: by_watch,
             pipelines,
             turn: 0,
             next_id: 0,
@@ -330,9 +330,11 @@ impl Dispatcher {
             return Ok(None);
         }
         let Some(session) = outlet.line.session() else { return Ok(None) };
-        if outlet.session != session.number {
-            outlet.session = session.number;
-            outlet.slots.new_session();
+        let known = outlet.session.as_ref();
+        if known.is_none_or(|known| known.number != session.number) {
+            let same_task = known.is_some_and(|known| known.task_started == session.task_started);
+            outlet.slots.new_session(same_task);
+            outlet.session = Some(session.clone());
         }
         match outlet.slots.room(clock) {
             Room::Yes => {}

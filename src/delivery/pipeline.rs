@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use serde_json::Value;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, ServiceUri, TaskState, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
@@ -32,8 +32,6 @@ pub struct Line {
     pub config: Arc<Pipeline>,
     timeouts: Timeouts,
     state: watch::Sender<Health>,
-    /// A worker found the task gone.
-    suspected: Notify,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +80,7 @@ impl Line {
             pause: all.retry.max.min(MAX_PAUSE),
         };
         let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
-        Arc::new(Self { config, timeouts, state: watch::Sender::new(down), suspected: Notify::new() })
+        Arc::new(Self { config, timeouts, state: watch::Sender::new(down) })
     }
 
     /// Follows its health.
@@ -110,16 +108,21 @@ impl Line {
     ///
     /// Words about an earlier session are ignored.
     pub fn suspect(&self, session: u64, reason: &str) {
-        let down = self.state.send_if_modified(|health| match health {
-            Health::Up(current) if current.number == session => {
+        self.state.send_if_modified(|health| {
+            let current = matches!(health, Health::Up(current) if current.number == session);
+            if current {
                 *health = Health::Down { since: Instant::now(), reason: reason.into() };
-                true
             }
-            Health::Up(_) | Health::Down { .. } => false,
+            current
         });
-        if down {
-            self.suspected.notify_one();
-        }
+    }
+
+    /// Resolves when a worker has suspected the session, with the reason.
+    async fn suspected(&self) -> String {
+        let mut health = self.health();
+        // The sender lives in this line.
+        let _ = health.wait_for(|health| matches!(health, Health::Down { .. })).await;
+        self.outage().map_or_else(String::new, |(_, reason)| reason.to_string())
     }
 
     /// Keeps the line up for as long as it is polled.
@@ -137,20 +140,19 @@ impl Line {
                     let session = Session { connection: connection_now.clone(), token, task_started, number };
                     let session = Arc::new(session);
                     self.state.send_replace(Health::Up(session));
-                    match outage.take() {
-                        Some(outage) => tracing::info!(
-                            pipeline = %name, seconds = outage.since.elapsed().as_secs(), probes = outage.probes,
-                            "pipeline is up again"
-                        ),
-                        None => tracing::info!(pipeline = %name, uri = %self.config.uri, "pipeline is up"),
+                    if let Some(Outage { since, probes, .. }) = outage.take() {
+                        let seconds = since.elapsed().as_secs();
+                        tracing::info!(pipeline = %name, seconds, probes, "pipeline is up again");
+                    } else {
+                        tracing::info!(pipeline = %name, uri = %self.config.uri, "pipeline is up");
                     }
                     let up_since = Instant::now();
                     let reason = tokio::select! {
                         error = connection_now.closed() => error.to_string(),
-                        () = self.suspected.notified() => {
+                        reason = self.suspected() => {
                             // The socket is fine; the next probe asks on it.
                             connection = Some(connection_now);
-                            self.outage().map_or_else(String::new, |(_, reason)| reason.to_string())
+                            reason
                         }
                     };
                     if up_since.elapsed() >= GOOD_SESSION {
@@ -230,14 +232,20 @@ impl Line {
             // The server takes the task from the credential and ignores the argument.
             Target::Credential => SecretString::from(""),
         };
-        let status = connection.task_status(&token, self.timeouts.request).await.map_err(|error| error.to_string())?;
-        if status.state == TaskState::Running && !status.completed {
-            return Ok(Task { token, started: status.start_time });
+        match connection.task_status(&token, self.timeouts.request).await {
+            Ok(status) if status.state == TaskState::Running && !status.completed => {
+                Ok(Task { token, started: status.start_time })
+            }
+            Ok(status) => Err(format!(
+                "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
+                status.state
+            )),
+            // A `pk_` key may send data and nothing else: what it may not ask is unknown, and the first open will tell.
+            Err(Error::Refused(_)) if matches!(self.config.target, Target::Credential) => {
+                Ok(Task { token, started: None })
+            }
+            Err(error) => Err(error.to_string()),
         }
-        Err(format!(
-            "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
-            status.state
-        ))
     }
 
     async fn execute(&self, connection: &Connection, path: &Path) -> Result<SecretString, String> {

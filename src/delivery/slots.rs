@@ -53,9 +53,13 @@ impl Slots {
         Self { limit, opening: BTreeMap::new(), running: Vec::new(), abandoned: Vec::new(), proven: false }
     }
 
-    /// A new session begins: nothing is proven of its server yet.
-    pub fn new_session(&mut self) {
+    /// A new session begins: nothing is proven of its server yet. Another task knows nothing of the pipes that were
+    /// abandoned in the one before.
+    pub fn new_session(&mut self, same_task: bool) {
         self.proven = false;
+        if !same_task {
+            self.abandoned.clear();
+        }
     }
 
     /// Whether another upload may start.
@@ -125,7 +129,7 @@ mod tests {
         assert_eq!(slots.room(at(20)), Room::Yes);
         slots.start(2, at(20));
         assert_eq!(slots.room(at(30)), Room::Yes, "a proven server gets several at a time");
-        slots.new_session();
+        slots.new_session(true);
         assert_eq!(slots.room(at(30)), Room::No);
     }
 
@@ -151,6 +155,12 @@ mod tests {
         slots.end(1, true, at(0));
         assert_eq!(slots.room(at(1)), Room::NotBefore(ABANDONED_FOR));
         assert_eq!(slots.room(ABANDONED_FOR), Room::Yes);
+
+        slots.end(1, true, at(0));
+        slots.new_session(true);
+        assert_eq!(slots.room(at(1)), Room::NotBefore(ABANDONED_FOR), "its task may still hold it");
+        slots.new_session(false);
+        assert_eq!(slots.room(at(1)), Room::Yes, "another task knows nothing of it");
     }
 
     proptest! {

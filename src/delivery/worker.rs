@@ -157,7 +157,7 @@ impl Worker {
             granted: granted.clone(),
             largest,
             prepaid: largest as u64 == size,
-            _buffer: None,
+            buffer: None,
         };
         let sent = tokio::select! {
             sent = upload(&self.session.connection, &what, size, source, &mut steps) => sent,
@@ -223,6 +223,8 @@ impl Worker {
                         verdict::out_of_time(error)
                     }
                     Ok(_) => Fault::Pipeline(format!("{error}; the task has ended")),
+                    // A key that may only send data cannot ask; the file is charged, so that the doubt ends.
+                    Err(Error::Refused(_)) => verdict::out_of_time(error),
                     Err(asked) => Fault::Pipeline(format!("{error}; {asked}")),
                 }
             }
@@ -298,7 +300,7 @@ struct Checks<'a> {
     /// The byte budget was taken before the open: the file goes in one write.
     prepaid: bool,
     /// Its share of all buffers.
-    _buffer: Option<OwnedSemaphorePermit>,
+    buffer: Option<OwnedSemaphorePermit>,
 }
 
 impl Checks<'_> {
@@ -321,7 +323,7 @@ impl Steps for Checks<'_> {
         let _ = self.worker.reports.send(Report::Granted(self.worker.id));
         let share = u32::try_from(self.largest.min(BUFFER_BYTES)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
-        self._buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
+        self.buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
         // The grant may have taken hours.
         self.unchanged().await
     }

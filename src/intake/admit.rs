@@ -78,9 +78,8 @@ impl Desk<'_> {
                 _ => Inspection::Candidate(seen.generation),
             },
             Look::Directory => Inspection::Directory,
-            Look::Special => Inspection::Nothing,
             Look::Absent if job.is_some_and(|job| ends_with_its_file(job.state, job.absent)) => Inspection::Gone,
-            Look::Absent => Inspection::Nothing,
+            Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
     }

@@ -13,6 +13,7 @@
 pub mod admit;
 pub mod assess;
 pub mod overlap;
+pub mod rounds;
 pub mod scan;
 pub mod select;
 pub mod settle;
@@ -23,17 +24,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, spawn_blocking};
 
 use self::admit::{Decision, Desk, Inspection};
 use self::overlap::{InUse, Roots};
+use self::rounds::Rounds;
 use self::scan::{Report, Walker};
 use self::select::Selector;
 use self::settle::{MAX_QUIET, Settling, Verdict};
 use self::watch::{WatchError, Watches};
-use crate::blocking::{blocking, joined};
+use crate::blocking::blocking;
 use crate::clock::unix_millis;
-use crate::config::Detect;
+use crate::config::{Detect, Watch};
 use crate::folder::{Availability, Folder};
 use crate::fs::Root;
 use crate::identity::Identity;
@@ -47,14 +48,10 @@ const MAX_SETTLING: usize = 10_000;
 const BATCH: usize = 256;
 /// Paths that a walk may be ahead of intake.
 const SINK_CAPACITY: usize = 256;
-/// Subtrees that may wait for their walk; beyond it one rescan of everything does.
-const MAX_WALKS: usize = 256;
 /// Quiet that a file must show where the kernel tells of writers.
 const QUIET: Duration = Duration::from_secs(2);
 /// Quiet that a file must show where it does not.
 const QUIET_UNSURE: Duration = Duration::from_secs(10);
-/// Automatic rescans of one root are at least this far apart.
-const RESCAN_GAP: Duration = Duration::from_secs(30);
 /// How often the root is compared with what stands at its path.
 const ROOT_CHECK: Duration = Duration::from_secs(2);
 /// When a path is looked at again that could not be looked at.
@@ -93,11 +90,18 @@ impl Backend {
     pub fn choose(detect: Detect, root: &Root) -> Self {
         match detect {
             Detect::Poll => Self::Poll("the configuration says so"),
-            Detect::Events => Self::Events,
             Detect::Auto if root.kind().remote => {
                 Self::Poll("a network filesystem raises no events for changes by others")
             }
-            Detect::Auto => Self::Events,
+            Detect::Auto | Detect::Events => Self::Events,
+        }
+    }
+
+    /// How often the whole root is walked.
+    fn interval(self, watch: &Watch) -> Duration {
+        match self {
+            Self::Events => watch.rescan_interval,
+            Self::Poll(_) => watch.poll_interval,
         }
     }
 }
@@ -180,99 +184,43 @@ impl Intake {
     async fn session(&mut self, root: Arc<Root>) -> Result<String, Failure> {
         self.settling.clear();
         let watch = self.folder.watch.clone();
-        let mut backend = Backend::choose(watch.detect, &root);
-        let (watches, mut hints) = match backend {
-            Backend::Poll(_) => (None, None),
-            Backend::Events => match Watches::new(root.path()) {
-                Ok((watches, hints)) => (Some(Arc::new(watches)), Some(hints)),
-                Err(error) => {
-                    backend = self.fall_back(&error);
-                    (None, None)
-                }
-            },
-        };
-        tracing::info!(
-            watch = %watch.name, path = %Shown(&watch.path), filesystem = root.kind().name, backend = ?backend, "watching"
-        );
-
+        let (mut backend, watches, mut hints) = self.listen(&root);
         let (sink, mut found) = mpsc::channel(SINK_CAPACITY);
-        let walker = Walker {
-            folder: self.folder.clone(),
-            root: root.clone(),
-            selector: self.selector.clone(),
-            journal: self.journal.clone(),
-            identity: self.identity.clone(),
-            watches: watches.clone(),
-            sink,
-        };
-        let mut scan: Option<JoinHandle<Report>> = None;
-        let mut walk: Option<JoinHandle<Report>> = None;
-        let mut walks: Vec<PathBuf> = Vec::new();
-        let mut rescan_at = Some(Instant::now());
-        let mut last_rescan: Option<Instant> = None;
+        let mut rounds = Rounds::new(self.walker(&root, watches.clone(), sink), backend.interval(&watch));
         let mut root_check = tokio::time::interval(ROOT_CHECK);
         root_check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-
         loop {
-            let interval = match backend {
-                Backend::Events => watch.rescan_interval,
-                Backend::Poll(_) => watch.poll_interval,
-            };
-            if scan.is_none() && rescan_at.is_some_and(|at| at <= Instant::now()) {
-                rescan_at = None;
-                let walker = walker.clone();
-                scan = Some(spawn_blocking(move || walker.walk(Path::new(""))));
-            }
-            if walk.is_none()
-                && let Some(start) = walks.pop()
-            {
-                let walker = walker.clone();
-                walk = Some(spawn_blocking(move || walker.walk(&start)));
-            }
-            let unlooked =
-                found.len() + walks.len() + usize::from(walk.is_some()) + hints.as_ref().map_or(0, mpsc::Receiver::len);
-            self.folder.set_settling(self.settling.len() + unlooked);
-            let table_due = self.settling.next_due().map(|due| self.started + due);
-
+            let on_the_way = found.len() + rounds.parts() + hints.as_ref().map_or(0, mpsc::Receiver::len);
+            self.folder.set_settling(self.settling.len() + on_the_way);
+            let look_at = self.settling.next_due().map(|due| self.started + due);
             tokio::select! {
-                report = finished(&mut scan) => {
-                    last_rescan = Some(Instant::now());
-                    // What the scan found last may still be on its way: it settles before the scan counts as complete.
-                    self.folder.set_settling(self.settling.len() + found.len());
-                    self.scanned(&report);
-                    if report.exhausted && backend == Backend::Events {
+                round = rounds.ended() => {
+                    if round.report.exhausted && backend == Backend::Events {
                         backend = self.fall_back(&WatchError::Exhausted);
+                        rounds.set_interval(backend.interval(&watch));
                     }
-                    let next = match backend {
-                        Backend::Events => watch.rescan_interval,
-                        Backend::Poll(_) => watch.poll_interval,
-                    };
-                    rescan_at = sooner(rescan_at, Instant::now() + next);
-                }
-                report = finished(&mut walk) => {
-                    if report.exhausted && backend == Backend::Events {
-                        backend = self.fall_back(&WatchError::Exhausted);
-                        rescan_at = sooner(rescan_at, Instant::now() + interval);
+                    if round.whole {
+                        // What it found last may still be on its way: that counts as settling before the walk counts as done.
+                        self.folder.set_settling(self.settling.len() + found.len());
+                        self.walked(&round.report);
                     }
                 }
-                hint = receive(&mut hints) => {
-                    match hint {
-                        Some(rel) => {
-                            if !self.hint(&rel) {
-                                rescan_at = sooner(rescan_at, gap_after(last_rescan));
-                            }
-                        }
-                        None => hints = None,
-                    }
-                }
+                hint = receive(&mut hints) => match hint {
+                    Some(rel) if !self.hint(&rel) => rounds.rescan(),
+                    Some(_) => {}
+                    None => hints = None,
+                },
                 () = lost(watches.as_deref()) => {
                     tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
-                    rescan_at = sooner(rescan_at, gap_after(last_rescan));
+                    rounds.rescan();
                 }
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
                 Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
-                () = sleep_until(table_due) => self.settle(&root, &mut walks, &mut rescan_at, last_rescan).await?,
-                () = sleep_until(rescan_at), if scan.is_none() => {}
+                () = sleep_until(look_at) => {
+                    for folder in self.settle(&root).await? {
+                        rounds.appeared(folder);
+                    }
+                }
                 _ = root_check.tick() => {
                     let checked = root.clone();
                     if let Err(error) = blocking(move || checked.verify()).await {
@@ -283,12 +231,41 @@ impl Intake {
         }
     }
 
+    /// Begins to listen to the kernel, where that is how this root is watched.
+    fn listen(&self, root: &Root) -> (Backend, Option<Arc<Watches>>, Option<mpsc::Receiver<PathBuf>>) {
+        let mut backend = Backend::choose(self.folder.watch.detect, root);
+        let mut listening = (None, None);
+        if backend == Backend::Events {
+            match Watches::new(root.path()) {
+                Ok((watches, hints)) => listening = (Some(Arc::new(watches)), Some(hints)),
+                Err(error) => backend = self.fall_back(&error),
+            }
+        }
+        tracing::info!(
+            watch = %self.folder.watch.name, path = %Shown(root.path()), filesystem = root.kind().name, ?backend,
+            "watching"
+        );
+        (backend, listening.0, listening.1)
+    }
+
+    fn walker(&self, root: &Arc<Root>, watches: Option<Arc<Watches>>, sink: mpsc::Sender<PathBuf>) -> Walker {
+        Walker {
+            folder: self.folder.clone(),
+            root: root.clone(),
+            selector: self.selector.clone(),
+            journal: self.journal.clone(),
+            identity: self.identity.clone(),
+            watches,
+            sink,
+        }
+    }
+
     fn fall_back(&self, error: &WatchError) -> Backend {
         tracing::warn!(watch = %self.folder.watch.name, %error, "falling back to polling for this watch");
         Backend::Poll("watches ran out")
     }
 
-    fn scanned(&self, report: &Report) {
+    fn walked(&self, report: &Report) {
         tracing::debug!(
             watch = %self.folder.watch.name, directories = report.directories, files = report.files,
             found = report.found, unreadable = report.unreadable, "scan complete"
@@ -326,20 +303,14 @@ impl Intake {
         self.folder.watch.settle.unwrap_or(if remote { QUIET_UNSURE } else { QUIET })
     }
 
-    /// Looks at the paths whose time has come, and admits those that have settled.
-    async fn settle(
-        &mut self,
-        root: &Arc<Root>,
-        walks: &mut Vec<PathBuf>,
-        rescan_at: &mut Option<Instant>,
-        last_rescan: Option<Instant>,
-    ) -> Result<(), Failure> {
+    /// Looks at the paths whose time has come, and admits those that have settled. Returns those that are folders.
+    async fn settle(&mut self, root: &Arc<Root>) -> Result<Vec<PathBuf>, Failure> {
         let due = self.settling.due(self.started.elapsed(), BATCH);
         let inspected =
             self.at_desk(root, move |desk| due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>());
         let inspected = inspected.await;
         let now = self.started.elapsed();
-        let (mut settled, mut gone) = (Vec::new(), Vec::new());
+        let (mut settled, mut gone, mut folders) = (Vec::new(), Vec::new(), Vec::new());
         for (inspection, rel) in inspected {
             match inspection {
                 Inspection::Candidate(generation) if self.selector.file(&rel).is_ok() => {
@@ -353,11 +324,7 @@ impl Intake {
                 Inspection::Gone => gone.push(rel),
                 Inspection::Directory => {
                     self.settling.remove(&rel);
-                    if walks.len() < MAX_WALKS {
-                        walks.push(rel);
-                    } else {
-                        *rescan_at = sooner(*rescan_at, gap_after(last_rescan));
-                    }
+                    folders.push(rel);
                 }
                 Inspection::Unknown(error) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be looked at now");
@@ -379,20 +346,20 @@ impl Intake {
             match decision {
                 Decision::Record(event) => events.push((rel, event)),
                 Decision::Nothing => self.settling.remove(&rel),
-                Decision::Writing => self.settling.restart(&rel, now),
                 Decision::NoWriterCheck(why) => {
                     self.say_unsure(why);
                     self.settling.notice(&rel, QUIET_UNSURE, now);
                 }
                 Decision::Busy => self.settling.postpone(&rel, BUSY_DELAY, now),
-                Decision::Later(None) => self.settling.restart(&rel, now),
+                Decision::Writing | Decision::Later(None) => self.settling.restart(&rel, now),
                 Decision::Later(Some(error)) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be admitted now");
                     self.settling.postpone(&rel, UNKNOWN_DELAY, now);
                 }
             }
         }
-        self.record(events).await
+        self.record(events).await?;
+        Ok(folders)
     }
 
     async fn record(&mut self, events: Vec<(PathBuf, Event)>) -> Result<(), Failure> {
@@ -439,14 +406,6 @@ impl Intake {
     }
 }
 
-/// The end of a walk, if one is under way.
-async fn finished(task: &mut Option<JoinHandle<Report>>) -> Report {
-    let Some(handle) = task else { return std::future::pending().await };
-    let outcome = handle.await;
-    *task = None;
-    joined(outcome).await
-}
-
 async fn receive(hints: &mut Option<mpsc::Receiver<PathBuf>>) -> Option<PathBuf> {
     match hints {
         Some(hints) => hints.recv().await,
@@ -466,14 +425,4 @@ async fn sleep_until(at: Option<Instant>) {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
-}
-
-fn sooner(at: Option<Instant>, other: Instant) -> Option<Instant> {
-    Some(at.map_or(other, |at| at.min(other)))
-}
-
-/// The earliest time for an automatic rescan.
-fn gap_after(last: Option<Instant>) -> Instant {
-    let now = Instant::now();
-    last.map_or(now, |last| now.max(last + RESCAN_GAP))
 }

@@ -3,7 +3,8 @@
 //! Each test is a claim about what an operator sees. Waiting is for a condition, with a generous upper bound; no
 //! test depends on how fast this machine is.
 
-#![allow(unreachable_pub)] // `pub` here means: for the other files of this one binary
+// `pub` here means: for the other files of this one binary. A harness that cannot go on panics, and prints why.
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod delivery;
 mod harness;

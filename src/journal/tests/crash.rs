@@ -25,7 +25,7 @@ async fn child_writes_until_it_is_killed() {
                 let job = if n % 2 == 0 {
                     apply(&journal, &path, Event::Claim { at: 2 }).await.unwrap()
                 } else {
-                    apply(&journal, &path, Event::Vanish).await.unwrap()
+                    apply(&journal, &path, Event::Gone).await.unwrap()
                 };
                 writeln!(io::stdout(), "{ACKNOWLEDGED}{path} {}", job.state.name()).unwrap();
             }

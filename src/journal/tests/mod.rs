@@ -100,7 +100,7 @@ async fn many_events_have_each_their_own_outcome_in_their_order() {
     let paths: Vec<String> = (0..GROUP_LIMIT + 10).map(|n| format!("{n}")).collect();
     let events = paths.iter().flat_map(|path| {
         let event = |event| (key(path), PathBuf::from(path), event);
-        [event(admit(1, 1)), event(Event::Vanish), event(Event::Claim { at: 1 })]
+        [event(admit(1, 1)), event(Event::Gone), event(Event::Claim { at: 1 })]
     });
     let outcomes = journal.apply_all(events.collect()).await.unwrap();
     for outcome in outcomes.chunks(3) {

@@ -1,0 +1,114 @@
+//! When a root is walked: the whole of it at the start and regularly, parts of it as folders appear.
+//!
+//! At most one walk of the whole and one of a part are under way at a time. Walks run on blocking threads and
+//! hand what they find to intake through a bounded channel.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::scan::{Report, Walker};
+use super::sleep_until;
+use crate::blocking::joined;
+
+/// Parts that may wait for their walk; beyond it one walk of everything does.
+const MAX_PARTS: usize = 256;
+/// Automatic rescans of one root are at least this far apart.
+const RESCAN_GAP: Duration = Duration::from_secs(30);
+
+/// The walks of one root.
+pub struct Rounds {
+    walker: Walker,
+    /// From the end of one walk of the whole to the next.
+    interval: Duration,
+    whole: Option<JoinHandle<Report>>,
+    part: Option<JoinHandle<Report>>,
+    parts: Vec<PathBuf>,
+    /// When the whole is walked next; during a walk, whether another was asked for meanwhile.
+    next: Option<Instant>,
+    /// When a walk of the whole last ended.
+    last: Option<Instant>,
+}
+
+/// A walk that ended.
+#[derive(Debug)]
+pub struct Round {
+    /// What it saw.
+    pub report: Report,
+    /// Whether it went through the whole root.
+    pub whole: bool,
+}
+
+impl Rounds {
+    /// The first walk is due at once.
+    pub fn new(walker: Walker, interval: Duration) -> Self {
+        Self { walker, interval, whole: None, part: None, parts: Vec::new(), next: Some(Instant::now()), last: None }
+    }
+
+    /// From now on the whole is walked this often.
+    pub fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+        self.not_later_than(Instant::now() + interval);
+    }
+
+    /// Something may have been missed: walks the whole soon, but not too often.
+    pub fn rescan(&mut self) {
+        self.not_later_than(self.last.map_or_else(Instant::now, |last| last + RESCAN_GAP));
+    }
+
+    fn not_later_than(&mut self, at: Instant) {
+        self.next = Some(self.next.map_or(at, |next| next.min(at)));
+    }
+
+    /// A folder appeared: walks it.
+    pub fn appeared(&mut self, rel: PathBuf) {
+        if self.parts.len() < MAX_PARTS {
+            self.parts.push(rel);
+        } else {
+            self.rescan();
+        }
+    }
+
+    /// Parts that are being walked or wait for it.
+    pub fn parts(&self) -> usize {
+        self.parts.len() + usize::from(self.part.is_some())
+    }
+
+    /// Starts what is due, and resolves when a walk ends. Losing the future loses nothing.
+    pub async fn ended(&mut self) -> Round {
+        loop {
+            if self.part.is_none()
+                && let Some(rel) = self.parts.pop()
+            {
+                let walker = self.walker.clone();
+                self.part = Some(spawn_blocking(move || walker.walk(&rel)));
+            }
+            if self.whole.is_none() && self.next.is_some_and(|next| next <= Instant::now()) {
+                self.next = None;
+                let walker = self.walker.clone();
+                self.whole = Some(spawn_blocking(move || walker.walk(Path::new(""))));
+            }
+            let next = self.next.filter(|_| self.whole.is_none());
+            tokio::select! {
+                report = end_of(&mut self.part) => return Round { report, whole: false },
+                report = end_of(&mut self.whole) => {
+                    let now = Instant::now();
+                    self.last = Some(now);
+                    self.next = self.next.map(|next| next.max(now + RESCAN_GAP));
+                    self.not_later_than(now + self.interval);
+                    return Round { report, whole: true };
+                }
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+}
+
+/// The end of a walk, if one is under way.
+async fn end_of(task: &mut Option<JoinHandle<Report>>) -> Report {
+    let Some(handle) = task else { return std::future::pending().await };
+    let outcome = handle.await;
+    *task = None;
+    joined(outcome).await
+}
