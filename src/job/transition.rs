@@ -258,7 +258,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
 }
 
 impl Job {
-    fn admitted(path: &Path, generation: Generation, at: Millis) -> Self {
+    pub(super) fn admitted(path: &Path, generation: Generation, at: Millis) -> Self {
         Self {
             path: path.to_owned(),
             generation,
