@@ -9,3 +9,4 @@
 mod delivery;
 mod harness;
 mod imports;
+mod main_job;
