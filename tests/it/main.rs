@@ -7,4 +7,6 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod delivery;
+mod faults;
 mod harness;
+mod slots;
