@@ -3,10 +3,14 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use rocketride_ingest::job::WatchId;
+use rocketride_ingest::journal::Journal;
 use rocketride_ingest::sandbox::{Delivery, Options, Sandbox};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -15,6 +19,8 @@ use sha2::{Digest, Sha256};
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The engine's key.
 pub const KEY: &str = "test-key-4711";
+/// User and group of [`Host::unprivileged`].
+const NOBODY: u32 = 65534;
 /// The smallest pipeline file.
 const PIPE: &str = r#"{"pipeline": {"project_id": "test", "source": "webhook_1",
     "components": [{"id": "webhook_1", "provider": "webhook", "config": {}}]}}"#;
@@ -85,6 +91,51 @@ impl Host {
         self.write("config.toml", text)
     }
 
+    /// Changes the text of the configuration; what is replaced must stand there.
+    pub fn edit_config(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.path("config.toml")).unwrap();
+        assert!(text.contains(from), "{from:?} is not in the configuration:\n{text}");
+        self.write("config.toml", text.replace(from, to));
+    }
+
+    /// Another pipeline file of the host: its project is `project`, and so its task is another one.
+    pub fn pipeline_file(&self, project: &str) -> String {
+        let name = format!("{project}.pipe");
+        self.write(&name, PIPE.replace("\"test\"", &format!("{project:?}")));
+        name
+    }
+
+    /// Gives everything on this host to the unprivileged user whom [`Host::unprivileged`] runs as. Needs root.
+    pub fn give_away(&self) {
+        let owner = format!("{NOBODY}:{NOBODY}");
+        let status = Command::new("chown").args(["-R", &owner]).arg(self.path("")).status().unwrap();
+        assert!(status.success(), "chown -R {owner}");
+    }
+
+    /// Makes a command run as an unprivileged user, for whom permissions hold. Needs root.
+    pub fn unprivileged(&self, command: &Command) -> Command {
+        let mut wrapped = Command::new("setpriv");
+        wrapped.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
+        wrapped.arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => wrapped.env(name, value),
+                None => wrapped.env_remove(name),
+            };
+        }
+        wrapped
+    }
+
+    /// How many generations of a watch the journal has in a state. Only while no daemon runs.
+    pub async fn journaled(&self, watch: &str, state: &str) -> u64 {
+        let (journal, opened) = Journal::open(&self.path("state")).unwrap();
+        assert_eq!(opened.quarantined, None);
+        let counters = journal.counters(WatchId::of(watch));
+        journal.close().await;
+        assert!(counters.balanced(), "{counters:?}");
+        counters.count(state)
+    }
+
     /// A command of the program with this host's configuration.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rocketride-ingest"));
@@ -129,6 +180,30 @@ impl Host {
     /// The result of an input given relative to the inbox, if it stands there.
     pub fn result(&self, rel: impl AsRef<Path>) -> Option<Value> {
         read_json(&sibling(&self.inbox().join(rel), ".result.json"))
+    }
+
+    /// Writes so many small files of different content into the inbox; returns their names.
+    pub fn drop_files(&self, prefix: &str, count: usize) -> Vec<String> {
+        let names: Vec<_> = (0..count).map(|n| format!("{prefix}{n}.txt")).collect();
+        for name in &names {
+            self.write(self.inbox().join(name), format!("content of {name}\n"));
+        }
+        names
+    }
+
+    /// Waits until every one of these inputs has a result.
+    pub async fn all_have_results(&self, names: &[String]) {
+        wait_for("all results", || names.iter().all(|name| self.result(name).is_some())).await;
+    }
+
+    /// That every one of these inputs has a result that is of its content, at the first attempt, and no error file.
+    pub fn assert_delivered_uncharged(&self, names: &[String]) {
+        for name in names {
+            let result = self.result(name).unwrap_or_else(|| panic!("{name} has no result"));
+            assert_eq!(result["attempts"], 1, "{name}");
+            assert_eq!(result["sha256"], sha256(std::fs::read(self.inbox().join(name)).unwrap()), "{name}");
+            assert_eq!(self.error(name), None, "{name}");
+        }
     }
 
     /// The error file of an input, if it stands there.
@@ -233,6 +308,16 @@ pub async fn engine_with(adjust: impl FnOnce(&mut Options)) -> Sandbox {
     Sandbox::start(options).await.unwrap()
 }
 
+/// An address on which nobody else listens, now or later: an engine that ends can be followed by another one there.
+pub fn own_address() -> SocketAddr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    // Each address of the loopback network has all ports to itself.
+    let ip = Ipv4Addr::new(127, high, low, COUNT.fetch_add(1, Ordering::Relaxed));
+    let probe = TcpListener::bind((ip, 0)).unwrap();
+    probe.local_addr().unwrap()
+}
+
 /// Waits until something holds.
 pub async fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
@@ -254,6 +339,25 @@ pub fn delivered_by_object(engine: &Sandbox) -> HashMap<String, Vec<Delivery>> {
         by_object.entry(delivery.object_id.clone()).or_default().push(delivery);
     }
     by_object
+}
+
+/// That every one of these files was committed once, and whole.
+pub fn assert_sent_once(engine: &Sandbox, names: &[String]) {
+    let deliveries = engine.deliveries();
+    for name in names {
+        let of_it: Vec<_> = deliveries.iter().filter(|delivery| delivery.name == *name).collect();
+        assert!(of_it.len() == 1 && of_it[0].complete(), "{name}: {of_it:?}");
+    }
+}
+
+/// That every one of these files was committed whole, and every repeat of it under its own object id alone.
+pub fn assert_repeats_replace(engine: &Sandbox, names: &[String]) {
+    let deliveries = engine.deliveries();
+    for name in names {
+        let of_it: Vec<_> = deliveries.iter().filter(|delivery| delivery.name == *name).collect();
+        assert!(!of_it.is_empty() && of_it.iter().all(|delivery| delivery.complete()), "{name}: {of_it:?}");
+        assert!(of_it.iter().all(|delivery| delivery.object_id == of_it[0].object_id), "{name}: {of_it:?}");
+    }
 }
 
 /// `NAME` + a suffix, in bytes.

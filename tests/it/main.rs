@@ -7,6 +7,8 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod delivery;
+mod faults;
 mod harness;
 mod imports;
 mod main_job;
+mod slots;
