@@ -5,5 +5,6 @@
 
 #![allow(unreachable_pub)] // `pub` here means: for the other files of this one binary
 
+mod cli;
 mod delivery;
 mod harness;
