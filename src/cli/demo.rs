@@ -30,7 +30,7 @@ const ENGINE_LOG: usize = 100;
 /// How long the engine may take to end.
 const ENGINE_STOP: Duration = Duration::from_secs(5);
 /// Width of the column of names; a longer one pushes the others aside.
-const NAME_WIDTH: usize = 24;
+const NAME_WIDTH: usize = 22;
 /// The sample whose result is the example to look at.
 const WELCOME: &str = "welcome.txt";
 
