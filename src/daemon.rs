@@ -109,12 +109,14 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, &folders, &lines, stopped);
     let mut dispatcher = tokio::spawn(dispatcher.run());
 
+    let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());
+    let mut once = std::pin::pin!(once);
     let mut status = tokio::time::interval(STATUS_EVERY);
     let mut ready = false;
     let ended = loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break Ended::Stopped,
-            once = once::complete(&config, &journal, &folders, &lines), if options.once => break Ended::Once(once),
+            once = &mut once, if options.once => break Ended::Once(once),
             failure = journal.failed() => return Err(failure.into()),
             ended = supervised.join_next(), if !supervised.is_empty() => supervise(ended)?,
             ended = &mut dispatcher => {

@@ -77,6 +77,11 @@ pub fn temp_name(object_id: Uuid) -> OsString {
     format!("{TEMP_PREFIX}{object_id}").into()
 }
 
+/// Another temp name of it, that nobody can foresee: for when a stranger's file stands at the first.
+pub fn other_temp_name(object_id: Uuid) -> OsString {
+    format!("{TEMP_PREFIX}{object_id}-{}", Uuid::new_v4().simple()).into()
+}
+
 /// The name a file has while its post-action is under way.
 pub fn hidden_name(object_id: Uuid) -> OsString {
     format!("{HIDDEN_PREFIX}{object_id}").into()

@@ -38,7 +38,7 @@ pub mod uri;
 mod tests;
 
 pub use backoff::Backoff;
-pub use connection::{Connection, Wait};
+pub use connection::{Connection, NOT_SENT, Wait};
 pub use error::{Error, Result, ServerError};
 pub use object::ObjectInfo;
 pub use options::ConnectOptions;

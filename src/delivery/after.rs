@@ -20,7 +20,7 @@ use crate::folder::Folder;
 use crate::fs::{Dir, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
-use crate::lease::{self, Writers};
+use crate::lease::Writers;
 use crate::sidecar::{self, Kind};
 
 /// How many names are tried at a move's target.
@@ -50,13 +50,13 @@ pub enum Outcome {
 
 /// Does what the watch wants done with a delivered file. Errors may be tried again.
 pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -> io::Result<Outcome> {
-    if folder.watch.on_success == OnSuccess::Keep {
-        return Ok(Outcome::Kept(String::new()));
-    }
     let dir = root.parent(rel)?;
     let name = base_name(rel);
     let hidden = sidecar::hidden_name(delivered.object_id);
     if !dir.exists(&hidden)? {
+        if folder.watch.on_success == OnSuccess::Keep {
+            return Ok(Outcome::Kept(String::new()));
+        }
         let Some(seen) = dir.file(name)? else {
             // Somebody else removed it, or we did before a crash; its result may still have to follow it.
             if let OnSuccess::Move(target) = &folder.watch.on_success {
@@ -139,10 +139,6 @@ pub fn recover(
     let Some(sha256) = ours.sha256.filter(|_| identity.object_id(&folder.watch.name, &rel) == object_id) else {
         return Ok(Recovery::Unknown);
     };
-    if folder.watch.on_success == OnSuccess::Keep {
-        put_back(&dir, name, &input)?;
-        return Ok(Recovery::Finished(input, Outcome::Kept(String::new())));
-    }
     let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
     finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
 }
@@ -156,7 +152,7 @@ fn is_delivered(seen: &Seen, generation: &Generation) -> bool {
 /// Whether somebody is known to have it open for writing.
 fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
     match dir.open_file(name) {
-        Ok((file, _)) => Ok(lease::check(&file) == Writers::Some),
+        Ok((file, _)) => Ok(dir.writers(&file) == Writers::Some),
         // It was readable when it was delivered; without reading it, there is no telling.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
         Err(error) => Err(error),

@@ -3,6 +3,8 @@
 //! Is anybody still writing? Is it only the metadata that changed? Does its result already stand there?
 //! Everything here blocks on the filesystem; the caller runs it off the async threads.
 
+use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -11,9 +13,9 @@ use crate::config::OnSuccess;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, Generation, Millis};
+use crate::job::{ContentHash, Event, FileKey, Generation, Millis};
 use crate::journal::Journal;
-use crate::lease::{self, Writers};
+use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
 
 /// What a first look at a path says.
@@ -49,19 +51,31 @@ pub enum Decision {
 }
 
 /// The parts of a watch that these questions need.
-#[derive(Clone)]
 pub struct Desk<'a> {
-    /// The watch at run time.
-    pub folder: &'a Folder,
-    /// Its root.
-    pub root: &'a Root,
-    /// What is known.
-    pub journal: &'a Journal,
-    /// Whose results count as ours.
-    pub identity: &'a Identity,
+    folder: &'a Folder,
+    root: &'a Root,
+    journal: &'a Journal,
+    identity: &'a Identity,
+    /// Bytes hashed so far.
+    hashed: Cell<u64>,
 }
 
-impl Desk<'_> {
+impl<'a> Desk<'a> {
+    /// A desk for one round of questions.
+    pub fn new(folder: &'a Folder, root: &'a Root, journal: &'a Journal, identity: &'a Identity) -> Self {
+        Self { folder, root, journal, identity, hashed: Cell::new(0) }
+    }
+
+    /// Bytes hashed so far.
+    pub fn hashed(&self) -> u64 {
+        self.hashed.get()
+    }
+
+    fn hash(&self, file: &File, seen: &Seen) -> io::Result<ContentHash> {
+        self.hashed.set(self.hashed.get().saturating_add(seen.generation.size));
+        sidecar::hash_reader(file)
+    }
+
     fn key(&self, rel: &Path) -> FileKey {
         FileKey::new(self.folder.watch.id, rel)
     }
@@ -110,17 +124,16 @@ impl Desk<'_> {
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
         let (file, seen) = match dir.open_file(name) {
             Ok(opened) => opened,
-            // It cannot be read now; the worker says so in the journal, where an operator sees it.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Ok(if unsure_is_fine { admit } else { Decision::NoWriterCheck("the file cannot be opened") });
-            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Decision::Later(None)),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Decision::Nothing),
+            // It cannot be read now; the worker says so in the journal, where an operator sees it.
+            Err(_) if unsure_is_fine => return Ok(admit),
+            Err(_) => return Ok(Decision::NoWriterCheck("the file cannot be opened")),
         };
         if seen.generation != settled {
             return Ok(Decision::Later(None));
         }
-        match lease::check(&file) {
+        match dir.writers(&file) {
             Writers::None => {}
             Writers::Some => return Ok(Decision::Writing),
             Writers::Unknown(_) if unsure_is_fine => {}
@@ -130,13 +143,13 @@ impl Desk<'_> {
         if seen.generation.size > self.folder.watch.max_size {
             return Ok(admit);
         }
-        let unchanged = |file: &std::fs::File| -> io::Result<bool> {
+        let unchanged = |file: &File| -> io::Result<bool> {
             Ok(dir.seen(file)?.is_some_and(|now: Seen| now.generation == settled))
         };
         match assessment {
             Assessment::MaybeSame => {
                 let delivered = job.and_then(|job| job.sha256);
-                let hash = sidecar::hash_reader(&file)?;
+                let hash = self.hash(&file, &seen)?;
                 if !unchanged(&file)? {
                     return Ok(Decision::Later(None));
                 }
@@ -151,7 +164,7 @@ impl Desk<'_> {
                 let adopted = match adoption {
                     Adoption::Adopt(sha256, sidecar) => Some((sha256, sidecar)),
                     Adoption::IfHash(sha256, sidecar) => {
-                        let hash = sidecar::hash_reader(&file)?;
+                        let hash = self.hash(&file, &seen)?;
                         if !unchanged(&file)? {
                             return Ok(Decision::Later(None));
                         }

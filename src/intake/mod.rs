@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use self::admit::{Decision, Desk, Inspection};
 use self::overlap::{InUse, Roots};
@@ -54,6 +55,12 @@ const QUIET: Duration = Duration::from_secs(2);
 const QUIET_UNSURE: Duration = Duration::from_secs(10);
 /// How often the root is compared with what stands at its path.
 const ROOT_CHECK: Duration = Duration::from_secs(2);
+/// How long a root may take to be opened or compared.
+const ROOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is said of a root that takes longer.
+const DOES_NOT_ANSWER: &str = "its filesystem does not answer";
+/// Bytes hashed in one go; what is left is looked at right after.
+const HASH_BUDGET: u64 = 256 * 1024 * 1024;
 /// When a path is looked at again that could not be looked at.
 const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
 /// When a path is looked at again whose earlier generation is on its way.
@@ -159,25 +166,34 @@ impl Intake {
                 let in_use = roots.register(&watch.name, &watch.path)?;
                 Ok::<_, std::io::Error>((Arc::new(root), in_use))
             });
-            match opened.await {
+            let mut opened = std::pin::pin!(opened);
+            let outcome = if let Ok(outcome) = timeout(ROOT_TIMEOUT, &mut opened).await {
+                outcome
+            } else {
+                self.say_unavailable(&mut said, DOES_NOT_ANSWER);
+                opened.await
+            };
+            match outcome {
                 Ok((root, in_use)) => {
                     self.folder.set_availability(Availability::Open(root.clone()));
                     return (root, in_use);
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if said.as_deref() != Some(&*reason) {
-                        tracing::warn!(
-                            watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), %error,
-                            "the watched folder is unavailable; it is picked up when it can be opened"
-                        );
-                    }
-                    self.folder.set_availability(Availability::Unavailable(reason.as_str().into()));
-                    said = Some(reason);
-                }
+                Err(error) => self.say_unavailable(&mut said, &error.to_string()),
             }
             tokio::time::sleep(ROOT_CHECK).await;
         }
+    }
+
+    /// The root cannot be had: said once for each reason.
+    fn say_unavailable(&self, said: &mut Option<String>, reason: &str) {
+        if said.as_deref() != Some(reason) {
+            tracing::warn!(
+                watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), error = reason,
+                "the watched folder is unavailable; it is picked up when it can be opened"
+            );
+        }
+        self.folder.set_availability(Availability::Unavailable(reason.into()));
+        *said = Some(reason.to_owned());
     }
 
     /// Serves one opened root until it is not what it was; says why it is not.
@@ -206,13 +222,17 @@ impl Intake {
                     }
                 }
                 hint = receive(&mut hints) => match hint {
-                    Some(rel) if !self.hint(&rel) => rounds.rescan(),
-                    Some(_) => {}
+                    Some(rel) => {
+                        if !self.hint(&rel) {
+                            rounds.rescan();
+                        }
+                    }
                     None => hints = None,
                 },
                 () = lost(watches.as_deref()) => {
-                    tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
-                    rounds.rescan();
+                    if rounds.rescan() {
+                        tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
+                    }
                 }
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
                 Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
@@ -223,8 +243,10 @@ impl Intake {
                 }
                 _ = root_check.tick() => {
                     let checked = root.clone();
-                    if let Err(error) = blocking(move || checked.verify()).await {
-                        return Ok(error.to_string());
+                    match timeout(ROOT_TIMEOUT, blocking(move || checked.verify())).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return Ok(error.to_string()),
+                        Err(_) => return Ok(DOES_NOT_ANSWER.into()),
                     }
                 }
             }
@@ -268,7 +290,7 @@ impl Intake {
     fn walked(&self, report: &Report) {
         tracing::debug!(
             watch = %self.folder.watch.name, directories = report.directories, files = report.files,
-            found = report.found, unreadable = report.unreadable, "scan complete"
+            found = report.found, unreadable = report.unreadable, unknown = report.unknown, "scan complete"
         );
         if !report.stopped {
             self.folder.set_scanned();
@@ -334,10 +356,15 @@ impl Intake {
         }
         let at = unix_millis();
         let decided = self.at_desk(root, move |desk| {
-            settled
-                .into_iter()
-                .map(|(rel, generation, unsure_is_fine)| (desk.decide(&rel, generation, unsure_is_fine, at), rel))
-                .collect::<Vec<_>>()
+            let mut decided = Vec::with_capacity(settled.len());
+            for (rel, generation, unsure_is_fine) in settled {
+                decided.push((desk.decide(&rel, generation, unsure_is_fine, at), rel));
+                // The others are due still, and decided in the next round: hints and the root are not to wait for hours.
+                if desk.hashed() >= HASH_BUDGET {
+                    break;
+                }
+            }
+            decided
         });
         let decided = decided.await;
         let now = self.started.elapsed();
@@ -402,7 +429,7 @@ impl Intake {
     ) -> T {
         let (folder, root, journal, identity) =
             (self.folder.clone(), root.clone(), self.journal.clone(), self.identity.clone());
-        blocking(move || work(Desk { folder: &folder, root: &root, journal: &journal, identity: &identity })).await
+        blocking(move || work(Desk::new(&folder, &root, &journal, &identity))).await
     }
 }
 

@@ -12,7 +12,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("lease", &[]),
     ("signals", &[]),
     ("clock", &["job"]),
-    ("fs", &["job"]),
+    ("fs", &["job", "lease"]),
     ("config", &["client", "job", "show"]),
     ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),
