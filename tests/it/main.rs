@@ -12,3 +12,4 @@ mod harness;
 mod imports;
 mod main_job;
 mod slots;
+mod writers;
