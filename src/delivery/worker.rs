@@ -30,10 +30,10 @@ use super::verdict::{self, Blame, Fault};
 use crate::client::upload::{Steps, Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
 use crate::fs::{Dir, Look, Seen, base_name};
-use crate::job::ContentHash;
+use crate::job::{ContentHash, Job};
 use crate::journal::Failure;
 use crate::lease::{self, Writers};
-use crate::sidecar::{self, Adoption, Kind};
+use crate::sidecar::{self, Adoption, Kind, Ours, Place};
 
 /// All buffers of uploads together, in bytes.
 pub const BUFFER_BYTES: usize = 32 * 1024 * 1024;
@@ -243,10 +243,9 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if seen.generation != job.generation {
         return Err(Fault::Changed("the file changed since it settled".into()));
     }
-    // Only an attempt that began before may have left a result of this very generation: the first claim sets both times.
-    if job.first_attempt_at != job.last_attempt_at
-        && let Ok(place) = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
-        && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
+    if let Ok(Place::Ours(ours)) = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
+        && is_of_this_job(&ours, job)
+        && let Adoption::Adopt(sha256, name) = sidecar::adoption(&Place::Ours(ours), &seen.generation)
     {
         return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
     }
@@ -260,6 +259,14 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     let temp = Temp::create(folder, &dir, claimed.object_id(), &seen, tools.identity.uid)
         .map_err(|error| verdict::of_io("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
+}
+
+/// Whether a result may stem from an earlier attempt of this very job, and not from before it was admitted once more.
+///
+/// Either the journal knows of an earlier attempt (the first claim sets both times), or the result is younger than the
+/// job: then the journal knows less than there was, because its last entries were lost.
+fn is_of_this_job(result: &Ours, job: &Job) -> bool {
+    job.first_attempt_at != job.last_attempt_at || result.completed_at.is_some_and(|at| at >= job.admitted_at)
 }
 
 /// A file, by descriptor and by name.
