@@ -30,9 +30,10 @@ use super::verdict::{self, Blame, Fault};
 use crate::client::upload::{Steps, Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
 use crate::fs::{Dir, Look, Seen, base_name};
-use crate::job::ContentHash;
+use crate::job::{ContentHash, Job};
 use crate::journal::Failure;
-use crate::sidecar::{self, Adoption, Kind};
+use crate::lease::Writers;
+use crate::sidecar::{self, Adoption, Kind, Ours, Place};
 
 /// All buffers of uploads together, in bytes.
 pub const BUFFER_BYTES: usize = 32 * 1024 * 1024;
@@ -245,18 +246,30 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     // Nothing is sent whose result would find no name.
     let place = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
         .map_err(|error| verdict::of_folder("cannot look for the result file", &error))?;
-    // Where inode and change time are not known, a file that came back looks like the one before: then only an attempt
-    // that began earlier may have left this result. The first claim sets both times.
-    let may_be_ours = seen.generation.ctime_ns.is_some() || job.first_attempt_at != job.last_attempt_at;
-    if let (true, Adoption::Adopt(sha256, name)) = (may_be_ours, sidecar::adoption(&place, &seen.generation)) {
+    if let Place::Ours(ours) = &place
+        && is_of_this_job(ours, job)
+        && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
+    {
         return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
     }
     if seen.generation.size > folder.watch.max_size {
         return Err(verdict::too_large(seen.generation.size, folder.watch.max_size));
     }
+    // It may have waited for hours since intake asked.
+    if dir.writers(&file) == Writers::Some {
+        return Err(Fault::Changed("somebody has the file open for writing".into()));
+    }
     let temp = Temp::create(folder, &dir, claimed.object_id(), &seen, tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
+}
+
+/// Whether a result may stem from an earlier attempt of this very job, and not from before it was admitted once more.
+///
+/// Either the journal knows of an earlier attempt (the first claim sets both times), or the result is younger than the
+/// job: then the journal knows less than there was, because its last entries were lost.
+fn is_of_this_job(result: &Ours, job: &Job) -> bool {
+    job.first_attempt_at != job.last_attempt_at || result.completed_at.is_some_and(|at| at >= job.admitted_at)
 }
 
 /// A file, by descriptor and by name.
@@ -268,11 +281,15 @@ struct FileAtPlace {
 }
 
 impl FileAtPlace {
-    /// Fails unless both the descriptor and the name still show what was opened. Blocks.
+    /// Fails unless both the descriptor and the name still show what was opened, and nobody is writing to it. Blocks.
     fn unchanged(&self, claimed: &Claimed) -> Result<(), Fault> {
         let changed = |why: &str| Err(Fault::Changed(format!("the file {why} while it was being sent")));
         let failed = |error: io::Error| verdict::of_file("the file cannot be looked at any more", &error);
         let rel = &claimed.job.path;
+        // Asked before the times are compared: what a writer did who is gone by now shows there.
+        if self.dir.writers(&self.file) == Writers::Some {
+            return changed("was opened for writing");
+        }
         match self.dir.seen(&self.file).map_err(failed)? {
             Some(now) if now.generation == self.seen.generation => {}
             _ => return changed("changed"),

@@ -6,10 +6,13 @@
 // `pub` here means: for the other files of this one binary. A harness that cannot go on panics, and prints why.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+mod after;
 mod cli;
+mod crashes;
 mod delivery;
 mod faults;
 mod harness;
 mod imports;
 mod main_job;
 mod slots;
+mod writers;
