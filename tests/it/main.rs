@@ -6,7 +6,9 @@
 // `pub` here means: for the other files of this one binary. A harness that cannot go on panics, and prints why.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+mod credentials;
 mod delivery;
+mod failures;
 mod faults;
 mod harness;
 mod slots;
