@@ -1,4 +1,51 @@
 //! `rocketride-ingest`: files dropped into folders reach their RocketRide pipeline, and come back as results beside them.
+//!
+//! Two things in one package: [`client`], a library for the data API of RocketRide (feature-free, portable), and
+//! the daemon around it (feature `daemon`, on by default, for Linux 5.6 and newer).
+//!
+//! # Code map
+//! The folders follow the way of a file; imports run downward only, which a test checks.
+//!
+//! | module | is about |
+//! |---|---|
+//! | `cli` | one file a command; the only place that prints |
+//! | `daemon`, `once` | all wiring and supervision; when `--once` is over |
+//! | `delivery` | a pending job becomes a result beside its input |
+//! | `intake` | a file on disk becomes a settled candidate in the journal |
+//! | `folder` | what intake and delivery share about one watch |
+//! | `journal` | the daemon's memory: durable states of every path, the only user of sled |
+//! | `sidecar`, `identity` | the files beside an input; who wrote them |
+//! | `config` | what was written -> what the daemon uses |
+//! | `job` | generations, states, and the whole table of transitions: pure |
+//! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
+//! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
+//! | [`client`] | the wire, connections, tasks, pipes, uploads |
+//! | `telemetry`, `show`, `clock`, `signals` | logs, names shown safely, the wall clock, signals |
+//!
+//! # The way of a file
+//! ```text
+//! event | scan | restart -> path -> select -> look -> settle, and nobody writes -> journal: Pending (durable)
+//!  -> dispatcher: watch and pipeline healthy? slot? limits? -> journal: Sending
+//!  -> worker: open beneath the root, same generation? -> temp file of the result -> open pipe -> same? -> write
+//!     -> still the same, by descriptor and by name? -> close
+//!  -> result: temp, fsync, rename, fsync of the folder -> journal: Delivered -> post-action -> Done
+//! ```
+//!
+//! # What always holds
+//! 1. **Events are hints.** Event, scan and restart take one way; a scan alone would find every file.
+//! 2. **`close` commits, so it is sent only for a whole, unchanged file.** There is no abort: an upload that must not
+//!    be committed is abandoned.
+//! 3. **Post-actions never touch a file that was not delivered.** It is renamed to a hidden name first, compared
+//!    there, and only then removed or moved.
+//! 4. **A crash at any instruction loses nothing.** Delivery is at least once, under a stable object id, so that a
+//!    repeat replaces. A result that stands there is adopted, not paid for again.
+//! 5. **The ledger balances** at every commit: each admitted generation is in one state, superseded or pruned.
+//! 6. **The backlog lives in the journal**, not in memory; every queue has a bound, every bound a name.
+//! 7. **Unknown is never absent.** A folder that cannot be looked at holds its files; it does not lose them.
+//! 8. **Every fault has an owner**: server, host or file. Only a fault of the file costs it an attempt.
+//! 9. **The journal can be thrown away**: an empty one and the ordinary scan are the rebuild.
+//! 10. **Secrets cannot be printed**: they live in `secrecy::SecretString` from the first byte.
+//! 11. **A failed or overdue commit of the journal stops the daemon**: better down than wrong.
 
 pub mod client;
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod paint;
 mod run;
 mod sandbox;
 

@@ -46,14 +46,17 @@ fn run(config: Config, options: Options) -> Result<Ended, Failure> {
     let ended = runtime.block_on(daemon::run(Arc::new(config), options, stop));
     // A task that blocks on a dead network filesystem must not keep the process.
     runtime.shutdown_background();
-    ended.map_err(|error| {
-        let code = match &error {
-            DaemonError::Open(OpenError::Locked { .. }) => exit::TEMPORARY,
-            _ => exit::FAILED,
-        };
-        tracing::error!(%error, "the daemon ends");
-        Failure::new(code, error)
-    })
+    ended.map_err(failure)
+}
+
+/// Why the daemon ended, and the exit code that says so.
+pub(super) fn failure(error: DaemonError) -> Failure {
+    let code = match &error {
+        DaemonError::Open(OpenError::Locked { .. }) => exit::TEMPORARY,
+        _ => exit::FAILED,
+    };
+    tracing::error!(%error, "the daemon ends");
+    Failure::new(code, error)
 }
 
 /// A URI is text of the file: a wrong one is the file's fault, not the network's.

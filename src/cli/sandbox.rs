@@ -10,6 +10,9 @@ use crate::config::{Log, LogFormat, LogLevel};
 use crate::sandbox::{DEFAULT_API_KEY, Options, Sandbox};
 use crate::signals;
 
+/// Records of deliveries that are kept: nobody reads them here, and an engine may run for weeks.
+const LOG_LIMIT: usize = 10_000;
+
 /// Run an engine that speaks the RocketRide protocol, for trying things out.
 ///
 /// It runs no pipeline: it takes any pipeline file, counts and hashes what arrives, keeps none of it, and says in the
@@ -36,6 +39,7 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
         listen: args.listen,
         api_key: SecretString::from(args.api_key.as_str()),
         threads: args.threads,
+        log_limit: LOG_LIMIT,
         ..Options::default()
     };
     runtime()?.block_on(async {

@@ -30,7 +30,7 @@ use self::overlap::{InUse, Roots};
 use self::rounds::Rounds;
 use self::scan::{Report, Walker};
 use self::select::Selector;
-use self::settle::{MAX_QUIET, Settling, Verdict};
+use self::settle::{Settling, Verdict};
 use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
@@ -292,7 +292,7 @@ impl Intake {
             Ok(Some(job)) => job.changes,
             _ => 0,
         };
-        let quiet = self.quiet().saturating_mul(1 << u32::from(changes.min(16))).min(MAX_QUIET.max(self.quiet()));
+        let quiet = settle::doubled(self.quiet(), changes);
         let now = self.started.elapsed();
         self.settling.notice(rel, quiet, now)
     }

@@ -11,8 +11,15 @@ use std::time::Duration;
 
 use crate::job::Generation;
 
-/// Longest quiet that is ever demanded, however often a file changed while it was sent.
-pub const MAX_QUIET: Duration = Duration::from_secs(600);
+/// Longest quiet that is demanded of a file because it changed while it was sent.
+const MAX_DOUBLED: Duration = Duration::from_secs(600);
+
+/// The quiet that a file must show which changed so often in a row while it was sent: doubled each time, up to ten
+/// minutes, but never less than `base`.
+pub fn doubled(base: Duration, changes: u8) -> Duration {
+    let factor = 1u32.checked_shl(changes.into()).unwrap_or(u32::MAX);
+    base.saturating_mul(factor).min(MAX_DOUBLED.max(base))
+}
 
 /// The paths that are settling.
 #[derive(Debug)]
@@ -70,7 +77,6 @@ impl Settling {
     /// A path that is in the table already only has its demand raised, never lowered or hurried.
     /// False if the table is full and the path is not in it.
     pub fn notice(&mut self, path: &Path, quiet: Duration, now: Duration) -> bool {
-        let quiet = quiet.min(MAX_QUIET);
         if let Some(entry) = self.entries.get_mut(path) {
             if quiet > entry.quiet {
                 entry.quiet = quiet;
@@ -220,7 +226,7 @@ mod tests {
         assert_eq!(table.look(path, generation(1), at(7)), Verdict::Wait);
         assert_eq!(table.look(path, generation(1), at(8)), Verdict::Settled);
         table.notice(path, at(100_000), at(8));
-        assert_eq!(table.next_due(), Some(MAX_QUIET));
+        assert_eq!(table.next_due(), Some(at(100_000)), "a written value is obeyed");
     }
 
     #[test]
@@ -231,6 +237,13 @@ mod tests {
         assert!(table.notice(Path::new("a"), QUIET, at(0)));
         table.remove(Path::new("a"));
         assert!(table.notice(Path::new("b"), QUIET, at(0)));
+    }
+
+    #[test]
+    fn each_change_doubles_the_quiet_up_to_ten_minutes() {
+        assert_eq!([0, 1, 2, 3].map(|changes| doubled(QUIET, changes).as_secs()), [2, 4, 8, 16]);
+        assert_eq!(doubled(QUIET, u8::MAX), MAX_DOUBLED);
+        assert_eq!(doubled(at(3600), 3), at(3600), "a written value is obeyed");
     }
 
     proptest! {

@@ -372,3 +372,28 @@ pub fn read_json(path: &Path) -> Option<Value> {
     let text = std::fs::read(path).ok()?;
     Some(serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{} is not whole: {error}", path.display())))
 }
+
+/// Whether the kernel tells of writers in the folder of a host; without that, only quiet says that a file is whole.
+pub fn writers_are_seen(host: &Host) -> bool {
+    rocketride_ingest::lease::install_handler().unwrap();
+    let probe = host.write("probe", "");
+    rocketride_ingest::lease::check(&File::open(probe).unwrap()) == rocketride_ingest::lease::Writers::None
+}
+
+/// Where the result of an input stands, given the input's path; a name too long for the suffix is shortened.
+pub fn result_path(input: &Path) -> PathBuf {
+    use rocketride_ingest::sidecar::{Kind, name_of};
+    input.with_file_name(name_of(input.file_name().unwrap(), Kind::Result, 1))
+}
+
+/// The names of what was delivered, sorted.
+pub fn delivered_names(engine: &Sandbox) -> Vec<String> {
+    let mut names: Vec<_> = engine.deliveries().into_iter().map(|delivery| delivery.name).collect();
+    names.sort();
+    names
+}
+
+/// What was ever delivered under this name, in order.
+pub fn delivered_as(engine: &Sandbox, name: &str) -> Vec<Delivery> {
+    engine.deliveries().into_iter().filter(|delivery| delivery.name == name).collect()
+}

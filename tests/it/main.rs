@@ -11,4 +11,6 @@ mod delivery;
 mod failures;
 mod faults;
 mod harness;
+mod imports;
+mod main_job;
 mod slots;
