@@ -172,7 +172,7 @@ async fn a_slow_pipeline_leaves_the_others_their_turns() {
     let (host, engine) = (Host::new(), engine().await);
     let slow = host.pipeline_file("slow");
     configure_other(&host, &engine.uri(), &format!("file = {slow:?}"));
-    engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(20))).object("slow*"));
+    engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(100))).object("slow*"));
     for n in 0..12 {
         host.write(format!("out/slow{n}.txt"), format!("{n}"));
     }

@@ -12,5 +12,8 @@ mod failures;
 mod faults;
 mod harness;
 mod imports;
+mod limits;
 mod main_job;
+mod secrets;
+mod signals;
 mod slots;
