@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::assess::{Assessment, assess, ends_with_its_file};
+use super::assess::{Assessment, assess};
 use crate::config::OnSuccess;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
@@ -78,7 +78,7 @@ impl Desk<'_> {
                 _ => Inspection::Candidate(seen.generation),
             },
             Look::Directory => Inspection::Directory,
-            Look::Absent if job.is_some_and(|job| ends_with_its_file(job.state, job.absent)) => Inspection::Gone,
+            Look::Absent if job.is_some_and(|job| job.minds_absence()) => Inspection::Gone,
             Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }

@@ -231,10 +231,9 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => return Err(refused),
         },
         (Event::Gone, Some(job)) => match job.state {
+            _ if !job.minds_absence() => return Err(refused),
             S::Pending { .. } | S::Blocked { .. } => (Job { state: S::Vanished, ..job.clone() }, false),
-            S::Done | S::Failed | S::Ignored => (Job { absent: true, ..job.clone() }, false),
-            // A worker or a post-action has the others and sees for itself.
-            S::Sending | S::Delivered | S::Vanished | S::Parked => return Err(refused),
+            _ => (Job { absent: true, ..job.clone() }, false),
         },
         (Event::Requeue { at }, Some(job)) => match job.state {
             S::Failed | S::Blocked { .. } => {

@@ -6,6 +6,7 @@
 // `pub` here means: for the other files of this one binary. A harness that cannot go on panics, and prints why.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+mod cli;
 mod credentials;
 mod delivery;
 mod failures;
