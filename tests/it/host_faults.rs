@@ -81,8 +81,11 @@ async fn a_root_that_is_renamed_away_and_back_loses_no_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_folder_at_the_place_of_a_root_says_nothing_about_the_files_of_the_first() {
+async fn under_a_root_that_was_unmounted_files_are_unknown_and_not_gone() {
     let (host, engine) = (Host::new(), engine().await);
+    std::fs::create_dir(host.path("disk")).unwrap();
+    let Some(_disk) = Mount::tmpfs(host.path("disk"), "size=1m") else { return };
+    let inbox = Mount::bind(&host.path("disk"), host.inbox());
     let task = engine.start_task("test", 4).token;
     let held = engine.hold_slots(&task, 4);
     host.configure(&engine.uri(), "");
@@ -90,17 +93,35 @@ async fn another_folder_at_the_place_of_a_root_says_nothing_about_the_files_of_t
     let daemon = host.start();
     wait_for("an open that waits", || engine.opens_waiting(&task) > 0).await;
 
-    // As when a filesystem is unmounted: the empty folder beneath it shows.
-    std::fs::rename(host.inbox(), host.path("elsewhere")).unwrap();
-    std::fs::create_dir(host.inbox()).unwrap();
-    daemon.logged("its files are unknown, not gone").await;
-    std::fs::remove_dir(host.inbox()).unwrap();
-    std::fs::rename(host.path("elsewhere"), host.inbox()).unwrap();
+    // The empty folder beneath the mount shows.
+    drop(inbox);
+    daemon.logged("the filesystem that was mounted here is gone").await;
     drop(held);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(engine.delivered() <= 1, "nothing is begun meanwhile: {}", engine.delivered());
+    let _inbox = Mount::bind(&host.path("disk"), host.inbox());
     host.all_have_results(&names).await;
     host.assert_delivered_uncharged(&names);
+    assert!(!daemon.log().contains("gone before it was delivered"));
     daemon.stop().await;
+    assert_eq!(host.journaled("in", "vanished").await, 0);
     assert_eq!(host.journaled("in", "done").await, 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_in_a_folder_that_was_made_anew_are_new_even_with_the_same_content() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "");
+    let daemon = host.start();
+    let names = host.drop_files("f", 3);
+    host.all_have_results(&names).await;
+    std::fs::remove_dir_all(host.inbox()).unwrap();
+    std::fs::create_dir(host.inbox()).unwrap();
+    host.drop_files("f", 3);
+    host.all_have_results(&names).await;
+    host.assert_delivered_uncharged(&names);
+    assert_eq!(engine.delivered(), 6);
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +176,13 @@ async fn where_no_result_can_be_written_nothing_is_sent_until_one_can() {
 struct Mount(PathBuf);
 
 impl Mount {
-    fn new(at: PathBuf, options: &str) -> Option<Self> {
+    /// What stands at one path, at another one too.
+    fn bind(what: &Path, at: PathBuf) -> Self {
+        assert!(Command::new("mount").arg("--bind").args([what, &at]).status().unwrap().success());
+        Self(at)
+    }
+
+    fn tmpfs(at: PathBuf, options: &str) -> Option<Self> {
         let mut mount = Command::new("mount");
         let mounted = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status();
         if mounted.is_ok_and(|status| status.success()) {
@@ -176,7 +203,7 @@ impl Drop for Mount {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_what_was_sent_is_recorded_once_there_is_room() {
     let (host, engine) = (Host::new(), engine().await);
-    let Some(_mount) = Mount::new(host.inbox(), "size=512k") else { return };
+    let Some(_mount) = Mount::tmpfs(host.inbox(), "size=512k") else { return };
     host.configure(&engine.uri(), "");
     let names = host.drop_files("f", 3);
     let ballast = host.path("in/ballast.tmp");
@@ -197,7 +224,7 @@ async fn on_a_full_disk_what_was_sent_is_recorded_once_there_is_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_file_can_be_made_nothing_is_sent_until_one_can() {
     let (host, engine) = (Host::new(), engine().await);
-    let Some(_mount) = Mount::new(host.inbox(), "nr_inodes=8") else { return };
+    let Some(_mount) = Mount::tmpfs(host.inbox(), "nr_inodes=8") else { return };
     host.configure(&engine.uri(), "");
     let names = host.drop_files("f", 2);
     let ballast: Vec<_> = (0..8).map(|n| host.path(format!("in/ballast{n}.tmp"))).collect();
