@@ -23,16 +23,16 @@ fn start_bound_by_permissions(host: &Host) -> Daemon {
         return host.spawn(command);
     }
     host.give_away();
-    host.spawn(host.unprivileged(&command))
+    host.spawn(Host::unprivileged(&command))
 }
 
 /// A second watch `out` on the same pipeline.
 fn second_watch(path: &Path) -> String {
-    format!("[[watch]]\nname = \"out\"\npath = {path:?}\npipeline = \"test\"\nsettle = \"300ms\"\n")
+    format!("[[watch]]\nname = \"out\"\npath = \"{}\"\npipeline = \"test\"\nsettle = \"300ms\"\n", path.display())
 }
 
-fn result_at(path: PathBuf) -> Option<serde_json::Value> {
-    read_json(&crate::harness::sibling(&path, ".result.json"))
+fn result_at(path: &Path) -> Option<serde_json::Value> {
+    read_json(&crate::harness::sibling(path, ".result.json"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -49,7 +49,7 @@ async fn a_missing_folder_is_said_delays_no_other_and_is_picked_up_when_it_appea
     host.all_have_results(&names).await;
 
     host.write(out.join("late.txt"), "late");
-    wait_for("the late one", || result_at(out.join("late.txt")).is_some()).await;
+    wait_for("the late one", || result_at(&out.join("late.txt")).is_some()).await;
     assert_eq!(daemon.messages("the watched folder is unavailable; it is picked up when it can be opened").len(), 1);
     daemon.stop().await;
 }

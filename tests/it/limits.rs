@@ -16,12 +16,12 @@ const ROUNDING: f64 = 0.01;
 /// Two pipelines `test` and `other` with watches `in` and `out`, and more lines.
 fn configure_two(host: &Host, engine: &Sandbox, server: &str, more: &str) {
     std::fs::create_dir(host.path("out")).unwrap();
-    let (file, out) = (host.pipeline_file("other"), host.path("out"));
+    let (file, out) = (host.pipeline_file("other"), host.path("out").display().to_string());
     host.configure_with(
         &engine.uri(),
         server,
         &format!(
-            "[[watch]]\nname = \"out\"\npath = {out:?}\npipeline = \"other\"\nsettle = \"300ms\"\n\
+            "[[watch]]\nname = \"out\"\npath = \"{out}\"\npipeline = \"other\"\nsettle = \"300ms\"\n\
              [pipelines.other]\nfile = {file:?}\n{more}"
         ),
     );

@@ -1,5 +1,6 @@
 //! Secrets stay where the operator put them: nothing that the daemon says or writes has one.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -50,9 +51,10 @@ async fn no_secret_is_in_anything_that_the_daemon_says_or_writes() {
     ] {
         let folder = host.path(format!("in-{pipeline}"));
         std::fs::create_dir(&folder).unwrap();
-        extra.push_str(&format!(
+        writeln!(
+            extra,
             "[pipelines.{pipeline}]\n{lines}\n[[watch]]\npath = {folder:?}\npipeline = {pipeline:?}\nsettle = \"300ms\"\n"
-        ));
+        ).unwrap();
         host.write(folder.join("a.txt"), "content of a file");
         host.write(folder.join("bad.txt"), "content of a bad file");
     }

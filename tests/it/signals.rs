@@ -84,6 +84,25 @@ async fn a_second_signal_ends_it_at_once_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_kill_in_the_middle_of_uploads_loses_nothing() {
+    let (host, engine) = (Host::new(), engine().await);
+    engine.faults().add(Rule::close(Effect::Delay(FOR_EVER)));
+    host.configure(&engine.uri(), "");
+    let mut daemon = host.start();
+    let names = host.drop_files("f", 6);
+    in_flight(&engine).await;
+    daemon.kill();
+
+    engine.faults().clear();
+    let daemon = host.start();
+    host.all_have_results(&names).await;
+    host.assert_delivered_uncharged(&names);
+    assert_repeats_replace(&engine, &names);
+    daemon.stop().await;
+    assert_eq!(host.journaled("in", "done").await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hangup_is_answered_in_the_log_and_changes_nothing() {
     let (host, engine) = (Host::new(), engine().await);
     host.configure(&engine.uri(), "");
@@ -104,7 +123,7 @@ async fn the_service_manager_hears_when_it_is_ready_how_it_goes_and_when_it_stop
     let socket = UnixDatagram::bind(host.path("notify")).unwrap();
     socket.set_nonblocking(true).unwrap();
     let mut heard = String::new();
-    let mut hears = |what: &str| {
+    let mut is_told = |what: &str| {
         let mut datagram = [0; 4096];
         while let Ok(length) = socket.recv(&mut datagram) {
             heard.push_str(std::str::from_utf8(&datagram[..length]).unwrap());
@@ -115,13 +134,13 @@ async fn the_service_manager_hears_when_it_is_ready_how_it_goes_and_when_it_stop
     let mut command = host.command(&["run"]);
     command.env("NOTIFY_SOCKET", host.path("notify"));
     let mut daemon = host.spawn(command);
-    wait_for("READY=1", || hears("READY=1")).await;
+    wait_for("READY=1", || is_told("READY=1")).await;
     assert!(daemon.log().contains("\"message\":\"ready\""), "and not before it is");
-    wait_for("a status", || hears("STATUS=")).await;
-    assert!(!hears("STOPPING=1"));
+    wait_for("a status", || is_told("STATUS=")).await;
+    assert!(!is_told("STOPPING=1"));
     daemon.signal("TERM");
     assert!(daemon.ended().await.success());
-    assert!(hears("STOPPING=1"));
+    assert!(is_told("STOPPING=1"));
     wait_for("the status of pipelines and jobs", || heard_status(&heard)).await;
 }
 
