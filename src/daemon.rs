@@ -23,7 +23,7 @@ use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
 use crate::identity::{Identity, IdentityError};
 use crate::intake::Intake;
-use crate::intake::overlap::Roots;
+use crate::intake::overlap::{self, Roots};
 use crate::journal::{Failure, Journal, OpenError, Opened};
 use crate::lease;
 use crate::once::{self, Once};
@@ -91,10 +91,15 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let mut supervised: JoinSet<Result<(), Failure>> = JoinSet::new();
     let roots = Arc::<Roots>::default();
     let mut folders = Vec::new();
+    let mut earlier = None;
     for watch in &config.watches {
         let (folder, changed) = Folder::new(watch.clone());
         let intake = Intake::new(folder.clone(), changed, journal.clone(), identity.clone(), roots.clone());
-        supervised.spawn(async move { Err(intake.run().await) });
+        let earlier = earlier.replace(folder.availability());
+        supervised.spawn(async move {
+            overlap::turn(earlier).await;
+            Err(intake.run().await)
+        });
         folders.push(folder);
     }
     let lines: Vec<_> = config.pipelines.iter().map(|pipeline| Line::new(pipeline.clone(), &config)).collect();

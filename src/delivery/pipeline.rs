@@ -164,8 +164,7 @@ impl Line {
                         tokio::select! {
                             error = connection_now.closed() => break error.to_string(),
                             reason = self.suspected() => {
-                                // The socket is fine; the next probe asks on it.
-                                connection = Some(connection_now);
+                                connection = self.worth_asking(connection_now);
                                 break reason;
                             }
                             () = self.proof(number, confirmed), if !said => {
@@ -209,8 +208,16 @@ impl Line {
         };
         match self.task(&connection).await {
             Ok(task) => Ok((connection, task)),
-            Err(reason) => Err(Down { reason, connection: Some(connection) }),
+            Err(reason) => Err(Down { reason, connection: self.worth_asking(connection) }),
         }
+    }
+
+    /// The connection, if the next probe may ask on it: its socket is fine, only the task is not.
+    ///
+    /// A key that is locked to its task dies with it, and may not even ask for it: only a new login tells, and only
+    /// that reads a replaced key.
+    fn worth_asking(&self, connection: Connection) -> Option<Connection> {
+        (!matches!(self.config.target, Target::Credential)).then_some(connection)
     }
 
     async fn connect(&self) -> Result<Connection, Down> {

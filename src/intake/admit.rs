@@ -148,12 +148,21 @@ impl<'a> Desk<'a> {
         };
         match assessment {
             Assessment::MaybeSame => {
-                let delivered = job.and_then(|job| job.sha256);
                 let hash = self.hash(&file, &seen)?;
                 if !unchanged(&file)? {
                     return Ok(Decision::Later(None));
                 }
-                if delivered == Some(hash) {
+                // Written anew and without its result, as in a folder that was emptied unseen, it is a new file.
+                let stayed = job.as_ref().is_some_and(|job| {
+                    (job.generation.ino, job.generation.mtime_ns) == (settled.ino, settled.mtime_ns)
+                });
+                let has_result = || match sidecar::find(&dir, name, Kind::Result, self.identity) {
+                    Ok(Place::Ours(ours)) => ours.sha256 == Some(hash),
+                    Ok(Place::Free(_)) => false,
+                    // What cannot be looked for counts as there: nothing is paid for twice by accident.
+                    Err(_) => true,
+                };
+                if job.and_then(|job| job.sha256) == Some(hash) && (stayed || has_result()) {
                     return Ok(Decision::Record(Event::SameContent { generation: settled }));
                 }
             }

@@ -81,6 +81,8 @@ pub struct Intake {
     started: Instant,
     /// The writer check was found missing and said so.
     unsure_said: bool,
+    /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
+    mounted: bool,
 }
 
 /// How new files of a root are noticed.
@@ -133,6 +135,7 @@ impl Intake {
             settling: Settling::new(MAX_SETTLING),
             started: Instant::now(),
             unsure_said: false,
+            mounted: false,
         }
     }
 
@@ -158,13 +161,18 @@ impl Intake {
     async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let (watch, roots) = (self.folder.watch.clone(), self.roots.clone());
+            let (watch, roots, was_mounted) = (self.folder.watch.clone(), self.roots.clone(), self.mounted);
             let opened = blocking(move || {
                 let root = Root::open(&watch.path)?;
+                let top = root.dir(Path::new(""))?;
+                let mounted = top.device()? != top.above()?.device()?;
+                if was_mounted && !mounted {
+                    return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
+                }
                 // A root that cannot be listed cannot be served either.
-                drop(root.dir(Path::new(""))?.entries()?);
+                drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;
-                Ok::<_, std::io::Error>((Arc::new(root), in_use))
+                Ok::<_, std::io::Error>((Arc::new(root), mounted, in_use))
             });
             let mut opened = std::pin::pin!(opened);
             let outcome = if let Ok(outcome) = timeout(ROOT_TIMEOUT, &mut opened).await {
@@ -174,7 +182,8 @@ impl Intake {
                 opened.await
             };
             match outcome {
-                Ok((root, in_use)) => {
+                Ok((root, mounted, in_use)) => {
+                    self.mounted = mounted;
                     self.folder.set_availability(Availability::Open(root.clone()));
                     return (root, in_use);
                 }

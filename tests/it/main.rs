@@ -9,10 +9,17 @@
 mod after;
 mod cli;
 mod crashes;
+mod credentials;
 mod delivery;
+mod failures;
 mod faults;
 mod harness;
+mod host_faults;
 mod imports;
+mod limits;
 mod main_job;
+mod secrets;
+mod signals;
 mod slots;
 mod writers;
+mod wrong_config;

@@ -83,7 +83,7 @@ async fn where_the_kernel_does_not_tell_of_writers_the_quiet_is_longer_and_the_l
     host.configure(&engine.uri(), "");
     host.edit_config("settle = \"300ms\"\n", "");
     host.give_away();
-    let daemon = host.spawn(host.unprivileged(&host.command(&["run"])));
+    let daemon = host.spawn(Host::unprivileged(&host.command(&["run"])));
     daemon.logged("\"message\":\"ready\"").await;
     let mut writer = File::create(host.inbox().join("f.txt")).unwrap();
     writer.write_all(b"first half, ").unwrap();
