@@ -32,6 +32,7 @@ use crate::client::{Error, ObjectInfo, mime};
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::ContentHash;
 use crate::journal::Failure;
+use crate::lease::{self, Writers};
 use crate::sidecar::{self, Adoption, Kind};
 
 /// All buffers of uploads together, in bytes.
@@ -254,6 +255,10 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if seen.generation.size > folder.watch.max_size {
         return Err(verdict::too_large(seen.generation.size, folder.watch.max_size));
     }
+    // It may have waited for hours since intake asked.
+    if lease::check(&file) == Writers::Some {
+        return Err(Fault::Changed("somebody has the file open for writing".into()));
+    }
     let temp = Temp::create(folder, &dir, claimed.object_id(), &seen, tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
@@ -268,11 +273,15 @@ struct FileAtPlace {
 }
 
 impl FileAtPlace {
-    /// Fails unless both the descriptor and the name still show what was opened. Blocks.
+    /// Fails unless both the descriptor and the name still show what was opened, and nobody is writing to it. Blocks.
     fn unchanged(&self, claimed: &Claimed) -> Result<(), Fault> {
         let changed = |why: &str| Err(Fault::Changed(format!("the file {why} while it was being sent")));
         let failed = |error: io::Error| verdict::of_file("the file cannot be looked at any more", &error);
         let rel = &claimed.job.path;
+        // Asked before the times are compared: what a writer did who is gone by now shows there.
+        if lease::check(&self.file) == Writers::Some {
+            return changed("was opened for writing");
+        }
         match self.dir.seen(&self.file).map_err(failed)? {
             Some(now) if now.generation == self.seen.generation => {}
             _ => return changed("changed"),
