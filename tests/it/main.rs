@@ -13,3 +13,4 @@ mod harness;
 mod imports;
 mod main_job;
 mod slots;
+mod writers;
