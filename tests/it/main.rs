@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod cli;
+mod after;
 mod crashes;
 mod delivery;
 mod faults;

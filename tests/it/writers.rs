@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 
@@ -70,6 +70,29 @@ async fn a_writer_that_pauses_with_the_file_open_is_waited_for() {
     writer.write_all(b"second half").unwrap();
     drop(writer);
     has_result(&host, "f.txt", b"first half, second half").await;
+    daemon.stop().await;
+    assert_eq!(engine.delivered(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_kernel_does_not_tell_of_writers_the_quiet_is_longer_and_the_log_says_why() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Only root can run a daemon that does not own the files.
+    }
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "");
+    host.edit_config("settle = \"300ms\"\n", "");
+    host.give_away();
+    let daemon = host.spawn(host.unprivileged(&host.command(&["run"])));
+    daemon.logged("\"message\":\"ready\"").await;
+    let mut writer = File::create(host.inbox().join("f.txt")).unwrap();
+    writer.write_all(b"first half, ").unwrap();
+    daemon.logged("the kernel does not tell whether files here are still being written").await;
+    assert!(daemon.log().contains("neither owner of the file nor CAP_LEASE"), "{}", daemon.log());
+    let written = Instant::now();
+    writer.write_all(b"second half").unwrap();
+    has_result(&host, "f.txt", b"first half, second half").await;
+    assert!(written.elapsed() >= Duration::from_secs(10), "{:?}", written.elapsed());
     daemon.stop().await;
     assert_eq!(engine.delivered(), 1);
 }
