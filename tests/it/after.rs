@@ -197,7 +197,9 @@ async fn what_others_put_at_the_results_name_is_never_overwritten() {
     let before: Vec<_> = files(&host.inbox());
     let inputs = ["file", "json", "folder", "link", "dangling", "hard"].map(|name| format!("{name}.txt"));
     for round in ["one", "two"] {
-        inputs.iter().for_each(|name| drop(host.write(format!("in/{name}"), format!("{round} {name}"))));
+        for name in &inputs {
+            host.write(format!("in/{name}"), format!("{round} {name}"));
+        }
         assert_eq!(host.output(&["run", "--once"]).0, 0);
         for name in &inputs {
             let result = read_json(&sibling(&in_inbox(name), "~2.result.json")).unwrap();

@@ -32,7 +32,7 @@ async fn upload_begins(host: &Host, engine: &Sandbox, content: &[u8]) {
 }
 
 fn large(first: u8) -> Vec<u8> {
-    (0..LARGE).map(|n| (n % 251) as u8 ^ first).collect()
+    (0..251).cycle().take(LARGE).map(|byte: u8| byte ^ first).collect()
 }
 
 /// Waits until `name` has the result of this content.
