@@ -6,8 +6,8 @@
 // `pub` here means: for the other files of this one binary. A harness that cannot go on panics, and prints why.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
-mod cli;
 mod after;
+mod cli;
 mod crashes;
 mod delivery;
 mod faults;
