@@ -28,7 +28,7 @@ use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response};
 /// Frames that may wait for the writer; a caller beyond that waits for room.
 const OUTGOING_QUEUE: usize = 64;
 /// Events a slow listener may lag behind before it loses the oldest.
-const EVENT_QUEUE: usize = 256;
+pub(super) const EVENT_QUEUE: usize = 256;
 /// A frame that could not leave for this long is dropped: its pipe may have been reaped (after 60 s of silence), and the
 /// late frame would land in the object of whoever got that pipe's number next.
 pub const MAX_QUEUED: Duration = Duration::from_secs(45);
@@ -91,6 +91,11 @@ impl Connection {
     /// Connects and logs in. [`Error::Authentication`] if the credential is refused, [`Error::Connect`] if there is no
     /// such server.
     pub async fn open(options: &ConnectOptions) -> Result<Self> {
+        Self::open_telling(options, broadcast::Sender::new(EVENT_QUEUE)).await
+    }
+
+    /// The same with somewhere to tell events that outlives this connection.
+    pub(super) async fn open_telling(options: &ConnectOptions, events: broadcast::Sender<Arc<Event>>) -> Result<Self> {
         // Boxed: a handshake is rare and its state large, and callers hold this future in theirs.
         let (socket, meter) = Box::pin(dial(options)).await?;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
@@ -98,7 +103,7 @@ impl Connection {
             waiters: Mutex::default(),
             seq: AtomicU64::new(1),
             ended: watch::Sender::new(None),
-            events: broadcast::Sender::new(EVENT_QUEUE),
+            events,
             closing: Notify::new(),
             ignored: AtomicU64::new(0),
             late_grants: AtomicU64::new(0),

@@ -17,35 +17,53 @@
 //! the `tungstenite` crate as well must cut them off at `debug`, because its `trace` shows whole messages.
 
 pub mod backoff;
+pub mod builder;
+mod calls;
 pub mod connection;
+pub mod data_pipe;
 mod dial;
 mod driver;
+pub mod entry;
 pub mod error;
+pub mod events;
 pub mod mime;
 pub mod object;
 pub mod options;
 pub mod pipe;
 pub mod pipeline;
+pub mod progress;
 pub mod protocol;
+pub mod proxy;
 pub mod reconnect;
 pub mod result;
+pub mod send_files;
 pub mod task;
 pub mod text;
 pub mod upload;
+pub mod upload_result;
 pub mod uri;
 
 #[cfg(test)]
 mod tests;
 
 pub use backoff::Backoff;
+pub use builder::ClientBuilder;
 pub use connection::{Connection, Wait};
+pub use data_pipe::DataPipe;
+pub use entry::FileEntry;
 pub use error::{Error, Result, ServerError};
+pub use events::{Monitor, ServerEvents};
 pub use object::ObjectInfo;
 pub use options::ConnectOptions;
 pub use pipe::{Pipe, PipeOptions};
 pub use pipeline::load_pipeline;
-pub use reconnect::Client;
+pub use progress::{Notice, Progress, UploadEvent, UploadEvents};
+pub use proxy::Proxy;
+pub use reconnect::{Client, Reconnect};
 pub use result::PipelineResult;
-pub use task::{ExecuteOptions, TaskInfo, TaskState, TaskStatus};
+pub use secrecy::SecretString;
+pub use send_files::SendOptions;
+pub use task::{ExecuteOptions, TaskEntry, TaskInfo, TaskState, TaskStatus};
 pub use upload::{Step, Steps, Upload, UploadError, Uploaded, upload};
+pub use upload_result::{Action, UploadResult};
 pub use uri::ServiceUri;
