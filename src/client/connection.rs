@@ -23,7 +23,7 @@ use super::dial::{MAX_OUTGOING, dial};
 use super::driver;
 use super::error::{Error, Result, ServerError};
 use super::options::ConnectOptions;
-use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response};
+use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response, answered_request};
 
 /// Frames that may wait for the writer; a caller beyond that waits for room.
 const OUTGOING_QUEUE: usize = 64;
@@ -333,8 +333,15 @@ impl Shared {
                 let _ = self.events.send(Arc::new(event));
             }
             Err(error) => {
-                self.ignore();
-                tracing::debug!(%error, bytes = message.len(), "ignored a message of the server");
+                let waiter = answered_request(message).and_then(|request| self.waiters().remove(&request));
+                if let Some(waiter) = waiter {
+                    tracing::warn!(%error, bytes = message.len(), "a reply of the server cannot be read");
+                    // An error only means that the waiter was cancelled in this very moment.
+                    let _ = waiter.send(Err(Error::Protocol(format!("its reply cannot be read: {error}"))));
+                } else {
+                    self.ignore();
+                    tracing::debug!(%error, bytes = message.len(), "ignored a message of the server");
+                }
             }
         }
     }

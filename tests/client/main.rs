@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rocketride_ingest::client::{Client, SecretString};
 use rocketride_ingest::sandbox::{DEFAULT_API_KEY, Options, Sandbox};
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 /// No test comes near it unless something hangs.
@@ -30,6 +31,10 @@ async fn engine(threads: usize) -> (Sandbox, Client, SecretString) {
     let token = sandbox.start_task("t", threads).token;
     let client = client(&sandbox);
     (sandbox, client, token.into())
+}
+
+fn token_text(token: &SecretString) -> &str {
+    token.expose_secret()
 }
 
 fn pipeline() -> Value {
