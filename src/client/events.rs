@@ -162,7 +162,7 @@ impl fmt::Debug for Monitors {
 }
 
 impl Client {
-    /// Asks the server for events of these types (`SUMMARY`, `TASK`, `FLOW`, `SSE`, ...), which come out of
+    /// Asks the server for events of these types (`summary`, `task`, `flow`, `detail`, `output`, `SSE`, ...), which come out of
     /// [`events`](Self::events). Types add up over calls, and are asked for again on every new connection.
     pub async fn add_monitor(&self, monitor: &Monitor, types: &[&str]) -> Result<()> {
         let connection = self.connection().await?;

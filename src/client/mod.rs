@@ -1,12 +1,16 @@
-//! The client library: all of the server, nothing of the daemon.
+#![doc = include_str!("guide.md")]
+//!
+//! # The modules
 //!
 //! | module | is about |
 //! |---|---|
-//! | [`uri`], [`options`] | where the server is, how to log in, how patient to be |
-//! | [`reconnect`] | a connection that comes back, with [`backoff`] |
+//! | [`builder`], [`reconnect`] | a [`Client`]: how it is put together, its connection that comes back |
+//! | `calls`, [`send_files`], [`data_pipe`], [`events`] | what a client does |
+//! | [`entry`], [`upload_result`], [`progress`] | a file to send, what became of it, and how it gets on |
+//! | [`uri`], [`options`], [`proxy`], [`backoff`] | where the server is, how to log in, how patient to be |
 //! | [`connection`] | one logged-in socket: requests, replies, events |
 //! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
-//! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step |
+//! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step; the daemon uploads by these too |
 //! | [`object`], [`mime`], [`text`] | what the server is told about a file; how text is cut |
 //! | [`result`] | what the pipeline made of it |
 //! | [`protocol`] | the frames on the wire: a pure codec, shared with the sandbox engine |

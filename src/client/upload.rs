@@ -171,6 +171,8 @@ impl UploadError {
         let pipe_left = match (step, &error) {
             // The task that had the slots is gone; an open that was never sent holds none.
             (_, Error::NotRunning(_)) | (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
+            // Granted, for all that is known.
+            (Step::Open, Error::Protocol(_)) => true,
             // A refused open holds no slot, and after an answered close there is no pipe.
             (Step::Open | Step::Close, error) => {
                 matches!(error, Error::TimedOut { .. } | Error::ConnectionLost { .. } | Error::Abandoned(_))
