@@ -367,7 +367,7 @@ mod tests {
             (String::new(), None),
         ] {
             assert!(Incoming::decode(message.as_bytes()).is_err());
-            assert_eq!(answered_request(message.as_bytes()), expected, "{:.80}", message);
+            assert_eq!(answered_request(message.as_bytes()), expected, "{message:.80}");
         }
     }
 

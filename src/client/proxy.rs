@@ -187,7 +187,7 @@ mod tests {
         ] {
             let proxy = Proxy::parse(&text.into()).unwrap();
             assert_eq!(proxy.to_string(), shown);
-            assert_eq!(proxy.authorization.as_ref().map(|value| value.expose_secret()), authorization, "{text}");
+            assert_eq!(proxy.authorization.as_ref().map(SecretString::expose_secret), authorization, "{text}");
             assert!(!format!("{proxy:?}").contains("Basic"), "{proxy:?}");
         }
         for text in ["https://u:s3cret@h", "socks5://h", "http://", "http://u:s3cret@h/path", "http://u:s3cret@h:x"] {

@@ -1,7 +1,7 @@
 //! [`Client`]: a connection that comes back. It connects on demand, shares one attempt among its callers, waits between
 //! failures, and asks anew for the events that were asked for before.
 //!
-//! It must not know what its connections are used for; the calls of a client are in [`calls`](super::calls),
+//! It must not know what its connections are used for; the calls of a client are in `calls`,
 //! [`send_files`](super::send_files) and [`events`](super::events).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -156,8 +156,13 @@ struct Failed {
 impl Sender<'_> {
     async fn send(&self, file: &Prepared) -> UploadResult {
         let begun = Instant::now();
-        let mut file_size = 0;
+        let mut file_size = None;
         let outcome = self.attempt(file, &mut file_size).await;
+        let file_size = match file_size {
+            Some(size) => size,
+            // It was never opened; the SDK tells the size of what is there all the same.
+            None => tokio::fs::metadata(&file.entry.path).await.map_or(0, |metadata| metadata.len()),
+        };
         let filepath = shown(&file.entry.path);
         let upload_time = begun.elapsed().as_secs_f64();
         let result = match outcome {
@@ -190,7 +195,7 @@ impl Sender<'_> {
         result
     }
 
-    async fn attempt(&self, file: &Prepared, file_size: &mut u64) -> Result<Uploaded, Failed> {
+    async fn attempt(&self, file: &Prepared, file_size: &mut Option<u64>) -> Result<Uploaded, Failed> {
         let failed = |error| Failed { error, bytes_sent: 0 };
         let path = &file.entry.path;
         let connection = self.connection().await.map_err(failed)?;
@@ -203,7 +208,8 @@ impl Sender<'_> {
         if !metadata.is_file() {
             return Err(failed(Error::InvalidData(format!("not a file: {}", path.display()))));
         }
-        *file_size = metadata.len();
+        let size = metadata.len();
+        *file_size = Some(size);
 
         let settings = self.client.settings();
         let options = Upload {
@@ -212,8 +218,8 @@ impl Sender<'_> {
             result_timeout: settings.result_timeout,
             ..Upload::new(self.token, file.object.clone(), &file.mime_type)
         };
-        let mut steps = Told { progress: self.options.progress.as_ref(), filepath: shown(path), file_size: *file_size };
-        upload(&connection, &options, *file_size, source, &mut steps).await.map_err(|failure| {
+        let mut steps = Told { progress: self.options.progress.as_ref(), filepath: shown(path), file_size: size };
+        upload(&connection, &options, size, source, &mut steps).await.map_err(|failure| {
             let UploadError { error, bytes_sent, .. } = failure;
             // The upload knows the file by its base name alone.
             let error = match error {

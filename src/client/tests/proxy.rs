@@ -36,12 +36,12 @@ async fn proxy(answer: &'static str, to: u16) -> (Proxy, JoinHandle<Vec<String>>
 async fn connect(answer: &'static str) -> (Result<Connection>, Vec<String>) {
     let (listener, mut options) = listen().await;
     let port = listener.local_addr().unwrap().port();
-    let (proxy, served) = proxy(answer, port).await;
-    options.proxy = Some(proxy);
+    let (through, served) = proxy(answer, port).await;
+    options.proxy = Some(through);
     // A name that only the proxy could know.
     options.uri = ServiceUri::parse(&format!("http://engine.invalid:{port}")).unwrap();
     options.allow_plaintext = true;
-    let server = tokio::spawn(async move {
+    let script = tokio::spawn(async move {
         let mut peer = Peer::accept(&listener).await;
         peer.login().await;
         peer.rest().await;
@@ -49,9 +49,9 @@ async fn connect(answer: &'static str) -> (Result<Connection>, Vec<String>) {
     let connection = within(Connection::open(&options)).await;
     if let Ok(connection) = &connection {
         within(connection.close()).await;
-        finished(server).await;
+        finished(script).await;
     } else {
-        server.abort();
+        script.abort();
     }
     let head = within(served).await.unwrap();
     (connection, head.into_iter().map(|line| line.replace(&port.to_string(), "PORT")).collect())
@@ -70,6 +70,20 @@ async fn a_tunnel_is_asked_for_with_the_servers_name_and_the_credential() {
             "Proxy-Authorization: Basic dXNlcjpwQHNz",
         ]
     );
+}
+
+#[tokio::test]
+async fn tls_goes_through_the_tunnel_to_the_server_itself() {
+    let (mut options, server) = tls::serve();
+    let authority = tls::authority();
+    options.ca_file = Some(authority.path().to_owned());
+    let (through, tunnel) = proxy("HTTP/1.1 200 OK\r\n\r\n", options.uri.port()).await;
+    options.proxy = Some(through);
+    let connection = within(Connection::open(&options)).await.unwrap();
+    within(connection.ping()).await.unwrap();
+    within(connection.close()).await;
+    assert!(within(tunnel).await.unwrap()[0].starts_with("CONNECT localhost:"));
+    tokio::task::spawn_blocking(|| server.join().unwrap()).await.unwrap();
 }
 
 #[tokio::test]
