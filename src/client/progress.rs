@@ -117,7 +117,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Calls this for every event, between the steps of the uploads: it must not block.
+    /// Calls this for every event, between the steps of the uploads: it must neither block nor panic, which all of them
+    /// would suffer.
     pub fn callback(told: impl Fn(UploadEvent) + Send + Sync + 'static) -> Self {
         Self { told: Arc::new(told) }
     }

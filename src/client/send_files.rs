@@ -51,7 +51,8 @@ impl Client {
     ///
     /// It fails as a whole, before anything was opened, if an entry is wrong: [`Error::FileNotFound`] for a file that is
     /// not there, [`Error::InvalidData`] for what is not a file, an empty list, bad metadata; and if the server cannot be
-    /// connected to. After that every file has its own result.
+    /// connected to. After that every file has its own result. Dropping the future gives up what is in flight; nothing of it
+    /// is committed.
     pub async fn send_files<I>(&self, files: I, token: &SecretString) -> Result<Vec<UploadResult>>
     where
         I: IntoIterator,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use rocketride_ingest::client::{Error, FileEntry, Notice, Progress, SendOptions, UploadEvent};
+use rocketride_ingest::client::{Error, FileEntry, Notice, Progress, SendOptions, UploadEvent, UploadResult};
 use rocketride_ingest::sandbox::{Effect, Rule};
 use serde_json::json;
 
@@ -74,7 +74,7 @@ async fn metadata_and_type_reach_the_engine_and_files_of_one_name_stay_apart() {
         FileEntry::from((&paths[2], json!({"name": "renamed"}), "x/y")),
     ];
     let results = within(client.send_files(entries, &token)).await.unwrap();
-    assert!(results.iter().all(rocketride_ingest::client::UploadResult::is_complete), "{results:?}");
+    assert!(results.iter().all(UploadResult::is_complete), "{results:?}");
     let mut deliveries = sandbox.deliveries();
     deliveries.sort_by_key(|delivery| delivery.sha256.clone());
     let find = |name: &str, id: Option<&str>| {
@@ -143,7 +143,7 @@ async fn no_more_files_are_in_flight_than_asked_for() {
     let (_directory, paths) = files(&contents);
     let options = SendOptions { concurrency: 3, ..SendOptions::default() };
     let results = within(client.send_files_with(&paths, &token, options)).await.unwrap();
-    assert!(results.iter().all(|result| result.is_complete()));
+    assert!(results.iter().all(UploadResult::is_complete));
     assert_eq!(sandbox.peak_pipes(token_text(&token)), 3);
 }
 
@@ -161,7 +161,7 @@ async fn a_lost_connection_costs_the_files_in_flight_and_no_others() {
     };
     let (results, ()) = within(async { tokio::join!(client.send_files_with(&paths, &token, options), cut) }).await;
     let results = results.unwrap();
-    let complete: Vec<_> = results.iter().map(|result| result.is_complete()).collect();
+    let complete: Vec<_> = results.iter().map(UploadResult::is_complete).collect();
     assert_eq!(complete, [true, false, true, true], "{results:?}");
     assert!(matches!(results[1].failure, Some(Error::ConnectionLost { .. })), "{results:?}");
 }

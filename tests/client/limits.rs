@@ -4,6 +4,8 @@
 
 use std::process::Stdio;
 
+use rocketride_ingest::sandbox::Delivery;
+
 use super::*;
 
 const FILES: usize = 400;
@@ -34,7 +36,7 @@ async fn four_hundred_files_arrive_with_sixty_four_descriptors() {
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
     assert_eq!(sandbox.delivered(), FILES as u64);
-    assert!(sandbox.deliveries().iter().all(|delivery| delivery.complete()));
+    assert!(sandbox.deliveries().iter().all(Delivery::complete));
 }
 
 /// Does nothing on its own: the test above runs it with the limit.
