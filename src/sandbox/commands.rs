@@ -96,16 +96,14 @@ pub(super) async fn carry_out(engine: &Arc<Engine>, call: Call<'_>) -> Answer {
         "rrext_get_task_status" => status(engine, call.token()),
         "rrext_get_tasks" => Answer::Body(json!({"tasks": engine.list()})),
         "rrext_get_token" => find_token(engine, &call),
-        // Subscriptions are taken and bring nothing: the sandbox sends no events.
-        "rrext_monitor" => Answer::Empty,
         other => Answer::refused(&format!("Unknown command: {other}")),
     }
 }
 
 /// What a credential that is locked to a task may not do: a task token starts nothing, a public key only sends data.
-fn forbidden(identity: &Identity, command: &str) -> Option<Answer> {
+pub(super) fn forbidden(identity: &Identity, command: &str) -> Option<Answer> {
     let missing = match (identity, command) {
-        (Identity::Account, _) | (_, "rrext_ping" | "rrext_monitor") => return None,
+        (Identity::Account, _) | (_, "rrext_ping") => return None,
         (_, "execute") | (Identity::Public(_), "terminate") => "task.control",
         (Identity::Task(_), _) => return None,
         (Identity::Public(_), _) => "task.monitor",
@@ -141,7 +139,7 @@ async fn execute(engine: &Arc<Engine>, arguments: &Arguments) -> Answer {
     engine
         .same(&task, |task| {
             json!({
-                "id": format!("{}.{}", task.start.project_id, task.start.source),
+                "id": task.id(),
                 "token": task.start.tokens.token,
                 "publicToken": task.start.tokens.public,
                 "projectId": task.start.project_id,
@@ -237,7 +235,7 @@ pub(super) fn not_running(engine: &Engine, why: Option<NotRunning>) -> Answer {
 }
 
 /// A string argument that is there and not empty.
-fn text<'a>(arguments: &'a Arguments, key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(arguments: &'a Arguments, key: &str) -> Option<&'a str> {
     arguments.get(key).and_then(Value::as_str).filter(|value| !value.is_empty())
 }
 

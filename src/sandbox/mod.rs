@@ -7,12 +7,15 @@
 //!
 //! | module | is about |
 //! |---|---|
-//! | `serve` | sockets: the upgrade, reader and writer, close codes, keepalive |
+//! | `serve` | sockets: reader and writer, close codes, keepalive |
+//! | `greet` | the first words: HTTP, the upgrade |
+//! | `http` | tasks and uploads over HTTP: a client of the engine within it |
 //! | `connection` | one client as its requests see it |
 //! | `requests` | login, ordered trouble, then the command |
 //! | `commands`, `data` | what a request does |
 //! | `engine` | the state behind one lock: tasks and logs |
 //! | `task`, `slots`, `lane` | pure: a task's life, its pipe slots, what becomes of the bytes |
+//! | `monitor` | pure: subscriptions and events |
 //! | [`faults`] | trouble on demand |
 //! | `records` | what is remembered of deliveries, opens and writes |
 //!
@@ -23,7 +26,10 @@ mod connection;
 mod data;
 mod engine;
 pub mod faults;
+mod greet;
+mod http;
 mod lane;
+mod monitor;
 mod records;
 mod requests;
 mod serve;
@@ -45,9 +51,12 @@ use tokio::task::JoinHandle;
 
 use engine::{Engine, Started, TaskRef};
 pub use faults::{Effect, Faults, Rule, RuleId};
+pub use greet::SERVICE_PATH;
+pub use http::{DATA_PATHS, HTTP_THREADS, TASK_PATH};
+pub use monitor::MAX_MONITORS;
 pub use records::{Delivery, LOG_LIMIT, OpenRecord, WriteRecord};
 use serve::{Hub, Phase};
-pub use serve::{MAX_CONNECTIONS, MAX_REQUESTS, SERVICE_PATH};
+pub use serve::{MAX_CONNECTIONS, MAX_REQUESTS};
 use task::Start;
 pub use task::{TaskState, Tokens};
 

@@ -101,6 +101,8 @@ pub(super) struct Task {
     pipes: HashMap<u64, Pipe>,
     completed: u64,
     failed: u64,
+    /// The counts changed since subscribers were told of them.
+    pub(super) unreported: bool,
     pub(super) peak_pipes: usize,
 }
 
@@ -117,8 +119,14 @@ impl Task {
             pipes: HashMap::new(),
             completed: 0,
             failed: 0,
+            unreported: false,
             peak_pipes: 0,
         }
+    }
+
+    /// Names the pipeline, whichever time it runs.
+    pub(super) fn id(&self) -> String {
+        format!("{}.{}", self.start.project_id, self.start.source)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -224,6 +232,7 @@ impl Task {
 
     pub(super) fn count(&mut self, ok: bool) {
         *(if ok { &mut self.completed } else { &mut self.failed }) += 1;
+        self.unreported = true;
     }
 
     /// Drops idle pipes unprocessed and silently; a running write is spared.
