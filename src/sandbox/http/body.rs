@@ -50,6 +50,10 @@ impl Pieces {
         Self { source, held: BytesMut::new(), ended: None }
     }
 
+    pub(super) fn are_of_a_form(&self) -> bool {
+        matches!(self.source, Source::Field(_))
+    }
+
     /// The next piece; none at the end. What came before a break is given first.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Broken> {
         self.fill(PIECE).await;
