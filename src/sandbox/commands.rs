@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::data;
 use super::engine::{Engine, Identity, Started, TaskRef, tokens_of};
 use super::faults::Effect;
-use super::task::{NotRunning, Start, TaskState};
+use super::task::{Nodes, NotRunning, Start, TaskState};
 use crate::client::protocol::{Arguments, Request};
 
 /// What a client gets to hear.
@@ -161,7 +161,7 @@ async fn start_up(engine: &Engine, task: &TaskRef) -> bool {
     engine.set_state(task, TaskState::Running)
 }
 
-/// A pipeline is any object with a project, a source and components; the sandbox runs none of them.
+/// A pipeline is any object with a project, a source and components; the sandbox runs none of them but its own [`Nodes`].
 fn parse_start(engine: &Engine, arguments: &Arguments) -> Result<Start, &'static str> {
     let pipeline = arguments.get("pipeline").and_then(Value::as_object).ok_or("Pipeline is required")?;
     let project_id = text(pipeline, "project_id").ok_or("Pipeline has no project_id")?;
@@ -192,6 +192,7 @@ fn parse_start(engine: &Engine, arguments: &Arguments) -> Result<Start, &'static
         provider: provider.to_owned(),
         name: text(arguments, "name").or_else(|| text(pipeline, "name")).unwrap_or(source).to_owned(),
         threads,
+        nodes: Nodes::of(components),
         ttl,
     })
 }

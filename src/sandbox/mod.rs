@@ -3,7 +3,8 @@
 //! It behaves as the real server was measured to behave, traps included: failures inside a task come back as
 //! success without a body, a close commits whatever arrived, pipe ids are reused at once, a queued open is
 //! granted to a dead client, nothing in flight is answered when a task dies. It runs no pipeline: it counts and
-//! hashes what arrives, keeps none of it, and says so in the result.
+//! hashes what arrives, keeps none of it, and says so in the result. Only two nodes do something: a component with the
+//! provider `sandbox_refusing` refuses every object, one with `sandbox_failing` fails at every close.
 //!
 //! | module | is about |
 //! |---|---|
@@ -57,7 +58,7 @@ pub use monitor::MAX_MONITORS;
 pub use records::{Delivery, LOG_LIMIT, OpenRecord, WriteRecord};
 use serve::{Hub, Phase};
 pub use serve::{MAX_CONNECTIONS, MAX_REQUESTS};
-use task::Start;
+use task::{Nodes, Start};
 pub use task::{TaskState, Tokens};
 
 /// The account key of an engine that was not given one.
@@ -208,6 +209,7 @@ impl Sandbox {
             provider: "webhook".to_owned(),
             name: name.to_owned(),
             threads,
+            nodes: Nodes::default(),
             ttl: None,
         };
         if let Started::New(task) = self.hub.engine.start(start, Instant::now()) {
