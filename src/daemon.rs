@@ -24,10 +24,9 @@ use crate::folder::{Availability, Folder};
 use crate::identity::{Identity, IdentityError};
 use crate::intake::Intake;
 use crate::intake::overlap::{self, Roots};
-use crate::journal::{Failure, Journal, OpenError, Opened};
+use crate::journal::{Failure, Journal, OpenError};
 use crate::lease;
 use crate::once::{self, Once};
-use crate::show::Shown;
 
 /// How often a long phase asks the service manager for more time, and how much.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
@@ -78,7 +77,6 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     lease::install_handler().map_err(DaemonError::Signal)?;
     let state_dir = config.state.directory.clone();
     let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
-    report(&opened);
     let accept = options.accept_new_instance;
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
@@ -151,16 +149,6 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     journal.close().await;
     tracing::info!("stopped");
     Ok(ended)
-}
-
-fn report(opened: &Opened) {
-    if let Some(quarantined) = &opened.quarantined {
-        tracing::error!(
-            quarantined = %Shown(quarantined),
-            "the journal was damaged and has been put aside; files whose results stand there are not sent again, \
-             operators' decisions are forgotten"
-        );
-    }
 }
 
 /// Passes a task's failure on, a panic as an error that names it.

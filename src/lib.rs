@@ -1,6 +1,7 @@
 //! `rocketride-ingest`: files dropped into folders reach their RocketRide pipeline, and come back as results beside them.
 //!
-//! Two things in one package: [`client`], a library for the data API of RocketRide (feature-free, portable), and
+//! Two things in one package: [`client`], a library for the data API of RocketRide (feature-free, portable; with a guide
+//! beside the official SDK's and a table of parity), and
 //! the daemon around it (feature `daemon`, on by default, for Linux 5.6 and newer).
 //!
 //! # Code map
@@ -19,7 +20,7 @@
 //! | `job` | generations, states, and the whole table of transitions: pure |
 //! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
 //! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
-//! | [`client`] | the wire, connections, tasks, pipes, uploads |
+//! | [`client`] | all of the server: connections, tasks, pipes, uploads, events |
 //! | `telemetry`, `show`, `clock`, `signals` | logs, names shown safely, the wall clock, signals |
 //!
 //! # The way of a file

@@ -23,12 +23,12 @@ use super::dial::{MAX_OUTGOING, dial};
 use super::driver;
 use super::error::{Error, Result, ServerError};
 use super::options::ConnectOptions;
-use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response};
+use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response, answered_request};
 
 /// Frames that may wait for the writer; a caller beyond that waits for room.
 const OUTGOING_QUEUE: usize = 64;
 /// Events a slow listener may lag behind before it loses the oldest.
-const EVENT_QUEUE: usize = 256;
+pub(super) const EVENT_QUEUE: usize = 256;
 /// A frame that could not leave for this long is dropped: its pipe may have been reaped (after 60 s of silence), and the
 /// late frame would land in the object of whoever got that pipe's number next.
 pub const MAX_QUEUED: Duration = Duration::from_secs(45);
@@ -91,6 +91,11 @@ impl Connection {
     /// Connects and logs in. [`Error::Authentication`] if the credential is refused, [`Error::Connect`] if there is no
     /// such server.
     pub async fn open(options: &ConnectOptions) -> Result<Self> {
+        Self::open_telling(options, broadcast::Sender::new(EVENT_QUEUE)).await
+    }
+
+    /// The same with somewhere to tell events that outlives this connection.
+    pub(super) async fn open_telling(options: &ConnectOptions, events: broadcast::Sender<Arc<Event>>) -> Result<Self> {
         // Boxed: a handshake is rare and its state large, and callers hold this future in theirs.
         let (socket, meter) = Box::pin(dial(options)).await?;
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
@@ -98,7 +103,7 @@ impl Connection {
             waiters: Mutex::default(),
             seq: AtomicU64::new(1),
             ended: watch::Sender::new(None),
-            events: broadcast::Sender::new(EVENT_QUEUE),
+            events,
             closing: Notify::new(),
             ignored: AtomicU64::new(0),
             late_grants: AtomicU64::new(0),
@@ -328,8 +333,15 @@ impl Shared {
                 let _ = self.events.send(Arc::new(event));
             }
             Err(error) => {
-                self.ignore();
-                tracing::debug!(%error, bytes = message.len(), "ignored a message of the server");
+                let waiter = answered_request(message).and_then(|request| self.waiters().remove(&request));
+                if let Some(waiter) = waiter {
+                    tracing::warn!(%error, bytes = message.len(), "a reply of the server cannot be read");
+                    // An error only means that the waiter was cancelled in this very moment.
+                    let _ = waiter.send(Err(Error::Protocol(format!("its reply cannot be read: {error}"))));
+                } else {
+                    self.ignore();
+                    tracing::debug!(%error, bytes = message.len(), "ignored a message of the server");
+                }
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From options to an upgraded `WebSocket`: TCP, TLS, HTTP upgrade.
+//! From options to an upgraded `WebSocket`: TCP, perhaps a proxy, TLS, HTTP upgrade.
 //!
 //! It knows nothing of the messages that will travel. TLS uses rustls with the `ring` provider, passed explicitly: a
 //! process-wide default is the application's to choose. The TCP stream is metered beneath TLS, so that silence means no
@@ -54,12 +54,22 @@ async fn attempt(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>), Strin
         let tls = tokio::task::spawn_blocking(move || tls_config(ca_file.as_deref()));
         Connector::Rustls(tls.await.map_err(|_| "loading the root certificates panicked".to_owned())??)
     };
-    let host = options.uri.host();
-    let stream = TcpStream::connect((host.as_str(), options.uri.port())).await.map_err(|error| error.to_string())?;
+    let stream = match &options.proxy {
+        None => {
+            let host = options.uri.host();
+            TcpStream::connect((host.as_str(), options.uri.port())).await.map_err(|error| error.to_string())?
+        }
+        Some(proxy) => {
+            TcpStream::connect((proxy.host(), proxy.port())).await.map_err(|error| format!("proxy {proxy}: {error}"))?
+        }
+    };
     // Requests are small and wait for their replies.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
     let meter = Arc::new(Meter::new());
-    let stream = Metered { stream, meter: Arc::clone(&meter) };
+    let mut stream = Metered { stream, meter: Arc::clone(&meter) };
+    if let Some(proxy) = &options.proxy {
+        proxy.tunnel(&mut stream, &options.uri).await?;
+    }
 
     let config = WebSocketConfig::default()
         .write_buffer_size(WRITE_BUFFER)

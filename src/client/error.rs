@@ -27,7 +27,17 @@ pub struct ServerError {
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.message.is_empty() {
-            write!(f, "the server refused {} without saying why", self.command)?;
+            f.write_str("the server refused ")?;
+            f.write_str(if self.command.is_empty() { "a request" } else { &self.command })?;
+            f.write_str(" and gave no reason")?;
+            f.write_str(match self.command.as_str() {
+                "auth" => "; is it the right api key for this server?",
+                "execute" => "; its log or the status of the task may tell",
+                command if OF_A_TASK.contains(&command) || STEPS.contains(&command) => {
+                    "; a task that was terminated or whose idle time is over answers like that: start the pipeline again"
+                }
+                _ => "",
+            })?;
         } else {
             f.write_str(&self.message)?;
         }
@@ -65,6 +75,8 @@ const NOT_AUTHENTICATED: &[&str] =
 const NOT_RUNNING: &[&str] = &["Your pipeline is not running", "Task has already completed", "Task is terminating"];
 /// Codes of the same; `TASK_AMBIGUOUS` is not among them: several tasks run, and starting another would not help.
 const NOT_RUNNING_CODES: &[&str] = &["TASK_NOT_REGISTERED", "TASK_COMPLETED", "TASK_STOPPED"];
+/// The steps of a pipe, by which errors name them.
+const STEPS: &[&str] = &["open", "write", "close"];
 /// Commands that address a running task.
 const OF_A_TASK: &[&str] = &["rrext_process", "rrext_get_task_status", "terminate"];
 
@@ -131,6 +143,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// The server's own words, code and place, if it was the server that refused.
+    pub fn server(&self) -> Option<&ServerError> {
+        match self {
+            Self::Authentication(words) | Self::NotRunning(words) | Self::Refused(words) | Self::PipeFailed(words) => {
+                Some(words)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the same call may succeed later without a change by the caller.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -169,6 +191,21 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_refusal_still_helps() {
+        for (command, word) in [
+            ("auth", "api key"),
+            ("execute", "its log"),
+            ("rrext_process", "start the pipeline again"),
+            ("close", "start the pipeline again"),
+            ("rrext_ping", "rrext_ping and gave no reason"),
+            ("", "a request and gave no reason"),
+        ] {
+            let words = ServerError { command: command.into(), ..ServerError::default() }.to_string();
+            assert!(words.contains(word), "{words}");
+        }
+    }
 
     #[test]
     fn refusals_are_told_apart_by_code_then_words() {

@@ -1,12 +1,16 @@
-//! The client library: all of the server, nothing of the daemon.
+#![doc = include_str!("guide.md")]
+//!
+//! # The modules
 //!
 //! | module | is about |
 //! |---|---|
-//! | [`uri`], [`options`] | where the server is, how to log in, how patient to be |
-//! | [`reconnect`] | a connection that comes back, with [`backoff`] |
+//! | [`builder`], [`reconnect`] | a [`Client`]: how it is put together, its connection that comes back |
+//! | `calls`, [`send_files`], [`data_pipe`], [`events`] | what a client does |
+//! | [`entry`], [`upload_result`], [`progress`] | a file to send, what became of it, and how it gets on |
+//! | [`uri`], [`options`], [`proxy`], [`backoff`] | where the server is, how to log in, how patient to be |
 //! | [`connection`] | one logged-in socket: requests, replies, events |
 //! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
-//! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step |
+//! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step; the daemon uploads by these too |
 //! | [`object`], [`mime`], [`text`] | what the server is told about a file; how text is cut |
 //! | [`result`] | what the pipeline made of it |
 //! | [`protocol`] | the frames on the wire: a pure codec, shared with the sandbox engine |
@@ -17,35 +21,53 @@
 //! the `tungstenite` crate as well must cut them off at `debug`, because its `trace` shows whole messages.
 
 pub mod backoff;
+pub mod builder;
+mod calls;
 pub mod connection;
+pub mod data_pipe;
 mod dial;
 mod driver;
+pub mod entry;
 pub mod error;
+pub mod events;
 pub mod mime;
 pub mod object;
 pub mod options;
 pub mod pipe;
 pub mod pipeline;
+pub mod progress;
 pub mod protocol;
+pub mod proxy;
 pub mod reconnect;
 pub mod result;
+pub mod send_files;
 pub mod task;
 pub mod text;
 pub mod upload;
+pub mod upload_result;
 pub mod uri;
 
 #[cfg(test)]
 mod tests;
 
 pub use backoff::Backoff;
+pub use builder::ClientBuilder;
 pub use connection::{Connection, NOT_SENT, Wait};
+pub use data_pipe::DataPipe;
+pub use entry::FileEntry;
 pub use error::{Error, Result, ServerError};
+pub use events::{Monitor, ServerEvents};
 pub use object::ObjectInfo;
 pub use options::ConnectOptions;
 pub use pipe::{Pipe, PipeOptions};
 pub use pipeline::load_pipeline;
-pub use reconnect::Client;
+pub use progress::{Notice, Progress, UploadEvent, UploadEvents};
+pub use proxy::Proxy;
+pub use reconnect::{Client, Reconnect};
 pub use result::PipelineResult;
-pub use task::{ExecuteOptions, TaskInfo, TaskState, TaskStatus};
+pub use secrecy::SecretString;
+pub use send_files::SendOptions;
+pub use task::{ExecuteOptions, TaskEntry, TaskInfo, TaskState, TaskStatus};
 pub use upload::{Step, Steps, Upload, UploadError, Uploaded, upload};
+pub use upload_result::{Action, UploadResult};
 pub use uri::ServiceUri;

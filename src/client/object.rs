@@ -14,7 +14,7 @@ pub const FORBIDDEN_METADATA: [&str; 6] = ["name", "path", "url", "flags", "size
 /// A file as the pipeline sees it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ObjectInfo {
-    /// Its base name.
+    /// Its base name; if empty, the server makes one up.
     pub name: String,
     /// Its size in bytes.
     pub size: u64,
@@ -25,6 +25,41 @@ pub struct ObjectInfo {
 }
 
 impl ObjectInfo {
+    /// An object of this name, and nothing else known of it.
+    pub fn named(name: impl Into<String>) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// The same with an identity.
+    #[must_use]
+    pub fn with_object_id(mut self, object_id: impl Into<String>) -> Self {
+        self.object_id = Some(object_id.into());
+        self
+    }
+
+    /// The same with something else that the pipeline should know.
+    #[must_use]
+    pub fn with(mut self, key: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.metadata.insert(key.into(), value.into());
+        self
+    }
+
+    /// From the SDK's `objinfo`, where `name`, `objectId` and `size` stand among the metadata.
+    ///
+    /// The size is left out: uploads know it better. [`Error::InvalidData`] names a key that cannot be.
+    pub fn from_metadata(mut metadata: Map<String, Value>) -> Result<Self> {
+        let mut text = |key: &str| match metadata.remove(key) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(Error::InvalidData(format!("{key:?} of an object must be a string"))),
+        };
+        let (name, object_id) = (text("name")?, text("objectId")?);
+        metadata.remove("size");
+        let object = Self { name: name.unwrap_or_default(), size: 0, object_id, metadata };
+        object.check()?;
+        Ok(object)
+    }
+
     /// Refuses metadata keys that the engine would choke on.
     pub fn check(&self) -> Result<()> {
         match FORBIDDEN_METADATA.iter().find(|key| self.metadata.contains_key(**key)) {
@@ -37,7 +72,9 @@ impl ObjectInfo {
     pub fn to_argument(&self) -> Result<Value> {
         self.check()?;
         let mut object = self.metadata.clone();
-        object.insert("name".into(), self.name.as_str().into());
+        if !self.name.is_empty() {
+            object.insert("name".into(), self.name.as_str().into());
+        }
         // An object of size 0 would be skipped as empty; the SDK says 1 as well.
         object.insert("size".into(), self.size.max(1).into());
         if let Some(id) = &self.object_id {

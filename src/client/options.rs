@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::{Error, Result};
+use super::proxy::Proxy;
 use super::uri::ServiceUri;
 
 /// The name under which this library introduces itself.
@@ -40,6 +41,8 @@ pub struct ConnectOptions {
     pub request_timeout: Duration,
     /// A PEM file of extra roots; the system's roots always count.
     pub ca_file: Option<PathBuf>,
+    /// The way to the server, if not the direct one.
+    pub proxy: Option<Proxy>,
     /// How often this side pings.
     pub ping_interval: Duration,
     /// Without one received byte for this long the connection is lost; so it is when the server takes no byte for as long.
@@ -60,6 +63,7 @@ impl ConnectOptions {
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: REQUEST_TIMEOUT,
             ca_file: None,
+            proxy: None,
             ping_interval: PING_INTERVAL,
             silence_timeout: SILENCE_TIMEOUT,
             max_message: MAX_MESSAGE,

@@ -141,6 +141,11 @@ impl Pipe {
         committed(reply, &self.name, self.object_id.as_deref())
     }
 
+    /// Its number on the task.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Whether the next step may be tried.
     pub fn is_usable(&self) -> bool {
         self.usable
@@ -184,7 +189,8 @@ fn committed(reply: Response, name: &str, object_id: Option<&str>) -> Result<Pip
     if let Some(error) = result.error() {
         return Err(Error::PipeFailed(error));
     }
-    if result.name() != Some(name) {
+    // Without a name of ours the server makes one up.
+    if !name.is_empty() && result.name() != Some(name) {
         return Err(masked("close", "the result belongs to an object of another name"));
     }
     if object_id.is_some() && result.object_id() != object_id {

@@ -5,7 +5,7 @@
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
 
@@ -41,11 +41,16 @@ pub fn parse_pipeline(text: &str) -> Result<Value, String> {
             }
         })?,
     };
+    unwrap_pipeline(value).map(Value::Object)
+}
+
+/// The pipeline in this value, which may be wrapped.
+pub(super) fn unwrap_pipeline(value: Value) -> Result<Map<String, Value>, String> {
     match value {
         Value::Object(mut map) => match map.remove("pipeline") {
-            Some(inner @ Value::Object(_)) => Ok(inner),
+            Some(Value::Object(inner)) => Ok(inner),
             Some(_) => Err("the value of \"pipeline\" is not an object".into()),
-            None => Ok(Value::Object(map)),
+            None => Ok(map),
         },
         _ => Err("it is not an object".into()),
     }

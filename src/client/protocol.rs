@@ -10,7 +10,10 @@
 //! - A missing `success` counts as true; `message` of a failure may be empty.
 //! - Newer servers may add keys, codes and events: unknown ones are kept or ignored, never an error.
 
+use std::fmt;
+
 use bytes::Bytes;
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -241,6 +244,51 @@ impl Incoming {
     }
 }
 
+/// The request that a message answers which [`Incoming::decode`] could not read: nested too deep, cut off, with numbers
+/// that JSON does not have. None for what is not a response, or broken before it says so.
+///
+/// Whoever waits for that reply would otherwise wait for nothing.
+pub fn answered_request(message: &[u8]) -> Option<u64> {
+    let mut seen = Seen::default();
+    // Whatever breaks it comes behind what was seen.
+    let _ = seen.deserialize(&mut serde_json::Deserializer::from_slice(message));
+    seen.request_seq.filter(|_| seen.kind.is_none_or(|kind| kind == "response"))
+}
+
+/// What an envelope says at its top level, as far as it can be read. Values are skipped, however deep, not built.
+#[derive(Default)]
+struct Seen {
+    kind: Option<String>,
+    request_seq: Option<u64>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Seen {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Seen {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a message")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "type" => self.kind = Some(map.next_value()?),
+                "request_seq" => self.request_seq = Some(map.next_value()?),
+                _ => drop(map.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+}
+
 fn parse(json: &[u8]) -> Result<Envelope, FrameError> {
     // The parser's message names only the position and the expectation, never the content: replies may hold secrets.
     serde_json::from_slice(json).map_err(|error| {
@@ -287,6 +335,7 @@ mod tests {
         #[test]
         fn any_bytes_are_an_answer_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = Incoming::decode(&bytes);
+            let _ = answered_request(&bytes);
             let _ = Request::decode(&Frame::Binary(bytes.into()));
         }
     }
@@ -299,6 +348,27 @@ mod tests {
         let Incoming::Response(response) = incoming else { panic!("a response") };
         assert!(response.success);
         assert_eq!(response.body, None);
+    }
+
+    #[test]
+    fn the_request_is_recognised_in_what_cannot_be_read() {
+        let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+        for (message, expected) in [
+            (format!(r#"{{"type":"response","request_seq":7,"body":{deep}}}"#), Some(7)),
+            (format!(r#"{{"body":{{"x":{deep}}},"request_seq":7,"type":"response"}}"#), Some(7)),
+            (r#"{"type":"response","request_seq":7,"body":{"x":NaN}}"#.into(), Some(7)),
+            (r#"{"type":"response","request_seq":7,"body":{"x":"#.into(), Some(7)),
+            (r#"{"type":"response","request_seq":7,"success":"maybe"}"#.into(), Some(7)),
+            (r#"{"type":"event","request_seq":7,"body":NaN}"#.into(), None),
+            (format!(r#"{{"type":"event","event":"x","body":{deep}}}"#), None),
+            (r#"{"type":"response","body":{"request_seq":7},"x":NaN}"#.into(), None),
+            (r#"{"type":"response","request_seq":-7}"#.into(), None),
+            ("[".repeat(100_000), None),
+            (String::new(), None),
+        ] {
+            assert!(Incoming::decode(message.as_bytes()).is_err());
+            assert_eq!(answered_request(message.as_bytes()), expected, "{message:.80}");
+        }
     }
 
     #[test]

@@ -2,6 +2,9 @@
 //!
 //! Pure. Which fields there are depends on the pipeline; `result_types` names the lane of each.
 
+use std::borrow::Cow;
+
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::error::ServerError;
@@ -31,17 +34,17 @@ impl PipelineResult {
 
     /// Name of the object it belongs to.
     pub fn name(&self) -> Option<&str> {
-        self.text("name")
+        self.word("name")
     }
 
     /// Path that the engine gave the object.
     pub fn path(&self) -> Option<&str> {
-        self.text("path")
+        self.word("path")
     }
 
     /// Identity of the object it belongs to.
     pub fn object_id(&self) -> Option<&str> {
-        self.text("objectId")
+        self.word("objectId")
     }
 
     /// The result fields and the lane type of each.
@@ -72,8 +75,50 @@ impl PipelineResult {
         })
     }
 
-    fn text(&self, key: &str) -> Option<&str> {
+    /// A field by its name, for example one of [`result_types`](Self::result_types).
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.raw.get(name)
+    }
+
+    /// The fields of one lane type with their names. Several nodes of a pipeline may answer in one lane.
+    pub fn lane<'a>(&'a self, lane_type: &'a str) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.result_types()
+            .into_iter()
+            .flatten()
+            .filter(move |(_, kind)| kind.as_str() == Some(lane_type))
+            .filter_map(|(name, _)| Some((name.as_str(), self.raw.get(name)?)))
+    }
+
+    /// Everything in the text lane, field by field.
+    pub fn text(&self) -> Vec<Cow<'_, str>> {
+        self.words_of("text")
+    }
+
+    /// Everything in the answers lane, field by field. An answer that is not text comes as its JSON.
+    pub fn answers(&self) -> Vec<Cow<'_, str>> {
+        self.words_of("answers")
+    }
+
+    fn words_of<'a>(&'a self, lane_type: &'a str) -> Vec<Cow<'a, str>> {
+        let values = self.lane(lane_type).flat_map(|(_, value)| match value {
+            Value::Array(values) => values.as_slice(),
+            one => std::slice::from_ref(one),
+        });
+        values
+            .filter(|value| !value.is_null())
+            .map(|value| value.as_str().map_or_else(|| Cow::Owned(value.to_string()), Cow::Borrowed))
+            .collect()
+    }
+
+    fn word(&self, key: &str) -> Option<&str> {
         self.raw.get(key).and_then(Value::as_str)
+    }
+}
+
+/// Serialises as what the server sent.
+impl Serialize for PipelineResult {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.raw.serialize(serializer)
     }
 }
 
@@ -96,6 +141,19 @@ mod tests {
         assert_eq!(result.result_types().unwrap()["text"], "text");
         assert_eq!(result.error(), None);
         assert_eq!(Value::Object(result.into_raw()), value);
+    }
+
+    #[test]
+    fn fields_are_found_by_name_and_by_lane() {
+        let value = json!({"name": "a", "result_types": {"text": "text", "more": "text", "reply": "answers", "gone": "text"},
+                           "text": ["x", "y"], "more": "z", "reply": ["one", {"n": 2}, null]});
+        let result = result(&value);
+        assert_eq!(result.text(), ["z", "x", "y"]);
+        assert_eq!(result.answers(), ["one", r#"{"n":2}"#]);
+        assert_eq!(result.field("more"), Some(&json!("z")));
+        assert_eq!(result.lane("answers").map(|(name, _)| name).collect::<Vec<_>>(), ["reply"]);
+        assert_eq!(serde_json::to_value(&result).unwrap(), value);
+        assert!(PipelineResult::default().text().is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
@@ -11,9 +12,10 @@ use serde_json::{Map, Value};
 
 use super::connection::{Connection, Wait};
 use super::error::{Error, Result};
+use super::pipeline::{load_pipeline, unwrap_pipeline};
 use super::protocol::{Arguments, Response};
 
-/// A start may load models for minutes.
+/// A start may load models for minutes; an end waits for what is running.
 pub const START_TIMEOUT: Duration = Duration::from_secs(600);
 /// The only variables that the server passes on to a task.
 const ENV_PREFIX: &str = "ROCKETRIDE_";
@@ -21,7 +23,7 @@ const ENV_PREFIX: &str = "ROCKETRIDE_";
 /// How to start a pipeline. `Debug` shows neither its content nor the token.
 #[derive(Clone)]
 pub struct ExecuteOptions {
-    /// The pipeline itself, as [`load_pipeline`](super::pipeline::load_pipeline) gives it.
+    /// The pipeline itself, bare or wrapped in `{"pipeline": ...}`.
     pub pipeline: Value,
     /// Which source component to run, if the pipeline has several.
     pub source: Option<String>,
@@ -63,10 +65,18 @@ impl ExecuteOptions {
         }
     }
 
+    /// Starts the pipeline in this `.pipe`, JSON or JSON5 file, or joins it when it already runs; shown by the name of the
+    /// file. Blocks for the time of reading a small file.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let base = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = [".pipe.json", ".pipe"].iter().find_map(|suffix| base.strip_suffix(suffix)).unwrap_or(&base);
+        Ok(Self { name: Some(name.to_owned()), ..Self::new(load_pipeline(path)?) })
+    }
+
     fn arguments(self) -> Result<Arguments> {
-        let Value::Object(mut pipeline) = self.pipeline else {
-            return Err(Error::InvalidData("a pipeline must be a JSON object".into()));
-        };
+        let pipeline = unwrap_pipeline(self.pipeline);
+        let mut pipeline = pipeline.map_err(|why| Error::InvalidData(format!("not a pipeline: {why}")))?;
         if self.threads == Some(0) {
             return Err(Error::InvalidData("a pipeline with 0 threads would never grant a pipe".into()));
         }
@@ -82,7 +92,7 @@ impl ExecuteOptions {
         arguments.insert("useExisting".into(), self.use_existing.into());
         let optional = [
             ("threads", self.threads.map(Value::from)),
-            ("ttl", self.ttl.map(|ttl| ttl.as_secs().into())),
+            ("ttl", self.ttl.map(|ttl| whole_seconds(ttl).into())),
             ("name", self.name.map(Value::from)),
             ("token", self.token.map(|token| token.expose_secret().into())),
             ("pipelineTraceLevel", self.trace_level.map(Value::from)),
@@ -94,6 +104,17 @@ impl ExecuteOptions {
             }
         }
         Ok(arguments)
+    }
+}
+
+/// Rounded up: a part of a second would become 0, which is never.
+fn whole_seconds(span: Duration) -> u64 {
+    span.as_secs() + u64::from(span.subsec_nanos() > 0)
+}
+
+impl From<Value> for ExecuteOptions {
+    fn from(pipeline: Value) -> Self {
+        Self::new(pipeline)
     }
 }
 
@@ -124,6 +145,31 @@ pub struct TaskInfo {
     pub source: Option<String>,
     /// The kind of that source, for example `webhook`.
     pub provider: Option<String>,
+}
+
+/// A line in the list of tasks. `Debug` does not show what the server sent: there are tokens in it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct TaskEntry {
+    /// Addresses the task, if the server tells it.
+    pub token: Option<SecretString>,
+    /// Its name, for people.
+    pub name: Option<String>,
+    /// Everything the server sent; the set of fields is the server's.
+    pub raw: Map<String, Value>,
+}
+
+impl TaskEntry {
+    fn new(raw: Map<String, Value>) -> Self {
+        let text = |key: &str| raw.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        Self { token: text("token").map(SecretString::from), name: text("name").map(str::to_owned), raw }
+    }
+}
+
+impl fmt::Debug for TaskEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskEntry").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// What a task is doing.
@@ -226,6 +272,24 @@ impl Connection {
     pub async fn task_status(&self, token: &SecretString, timeout: Duration) -> Result<TaskStatus> {
         let reply = self.request("rrext_get_task_status", addressed(token), None, Wait::Timeout(timeout)).await?;
         object(reply).map(TaskStatus::new)
+    }
+
+    /// The tasks that the credential may see.
+    pub async fn tasks(&self) -> Result<Vec<TaskEntry>> {
+        let wait = Wait::Timeout(self.request_timeout());
+        let mut body = object(self.request("rrext_get_tasks", Arguments::new(), None, wait).await?)?;
+        let wrong = || Error::Protocol("the reply to rrext_get_tasks has no list of tasks".into());
+        match body.remove("tasks") {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::Array(tasks)) => tasks
+                .into_iter()
+                .map(|task| match task {
+                    Value::Object(task) => Ok(TaskEntry::new(task)),
+                    _ => Err(wrong()),
+                })
+                .collect(),
+            Some(_) => Err(wrong()),
+        }
     }
 
     /// Ends a task; everything in its pipes is lost. Takes up to some seconds.

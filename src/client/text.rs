@@ -37,6 +37,16 @@ pub fn cut(window: &[u8], eof: bool, max: usize) -> usize {
     if whole || start == 0 { window.len() } else { start }
 }
 
+/// How many bytes at the end of `bytes` begin a character that does not end there: 0 to 3.
+pub fn unfinished(bytes: &[u8]) -> usize {
+    let tail = &bytes[bytes.len().saturating_sub(MIN_PIECE - 1)..];
+    let Some(start) = tail.iter().rposition(|byte| byte & 0xC0 != 0x80) else { return 0 };
+    match std::str::from_utf8(&tail[start..]) {
+        Err(error) if error.error_len().is_none() => tail.len() - start,
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -77,6 +87,23 @@ mod tests {
     fn the_case_of_a_mime_type_counts() {
         assert!(is_text("text/plain") && is_text("text/csv"));
         assert!(!is_text("TEXT/PLAIN") && !is_text("application/text") && !is_text("text"));
+    }
+
+    #[test]
+    fn only_the_beginning_of_a_character_is_unfinished() {
+        for (bytes, expected) in [
+            (&b""[..], 0),
+            (b"a", 0),
+            ("\u{e4}".as_bytes(), 0),
+            (b"a\xc3", 1),
+            (b"\xe2\x82", 2),
+            (b"\xf0\x9f\x98", 3),
+            ("\u{1f600}".as_bytes(), 0),
+            (b"a\xff", 0),
+            (b"\x80\x80\x80\x80", 0),
+        ] {
+            assert_eq!(unfinished(bytes), expected, "{bytes:x?}");
+        }
     }
 
     proptest! {

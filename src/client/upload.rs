@@ -171,11 +171,12 @@ impl UploadError {
         let pipe_left = match (step, &error) {
             // The task that had the slots is gone; an open that was never sent holds none.
             (_, Error::NotRunning(_)) | (Step::Open, Error::TimedOut { what: NOT_SENT, .. }) => false,
+            // An open whose reply cannot be read was granted, for all that is known.
+            (Step::Open, Error::Protocol(_)) | (Step::Write | Step::Read | Step::Changed | Step::Caller, _) => true,
             // A refused open holds no slot, and after an answered close there is no pipe.
             (Step::Open | Step::Close, error) => {
                 matches!(error, Error::TimedOut { .. } | Error::ConnectionLost { .. } | Error::Abandoned(_))
             }
-            (Step::Write | Step::Read | Step::Changed | Step::Caller, _) => true,
         };
         Self { step, error, pipe_left, os_error: None, bytes_sent }
     }

@@ -101,6 +101,11 @@ impl ServiceUri {
         self.port
     }
 
+    /// Host and port as a URL has them.
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
     /// The address of the `WebSocket`.
     pub fn websocket_url(&self) -> String {
         format!("{}://{}:{}{SERVICE_PATH}", if self.tls { "wss" } else { "ws" }, self.host, self.port)

@@ -64,7 +64,10 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             }
             return Ok(Outcome::Gone);
         };
-        if !is_delivered(&seen, &delivered.generation) {
+        // A chmod moves the change time, and so does a rewrite that puts the other times back: the content tells.
+        let same = is_delivered(&seen, &delivered.generation)
+            && (seen.generation == delivered.generation || has_content(&dir, name, &delivered.sha256)?);
+        if !same {
             return Ok(Outcome::Kept("the file changed after its delivery".into()));
         }
         if is_written(&dir, name)? {
@@ -147,6 +150,11 @@ pub fn recover(
 fn is_delivered(seen: &Seen, generation: &Generation) -> bool {
     let now = &seen.generation;
     (now.ino, now.size, now.mtime_ns) == (generation.ino, generation.size, generation.mtime_ns)
+}
+
+/// Whether the file at this name has this content.
+fn has_content(dir: &Dir, name: &OsStr, sha256: &ContentHash) -> io::Result<bool> {
+    Ok(sidecar::hash_reader(dir.open_file(name)?.0)? == *sha256)
 }
 
 /// Whether somebody is known to have it open for writing.

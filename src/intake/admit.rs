@@ -58,17 +58,24 @@ pub struct Desk<'a> {
     identity: &'a Identity,
     /// Bytes hashed so far.
     hashed: Cell<u64>,
+    /// Why a file was admitted without the kernel's word about writers.
+    unsure: Cell<Option<&'static str>>,
 }
 
 impl<'a> Desk<'a> {
     /// A desk for one round of questions.
     pub fn new(folder: &'a Folder, root: &'a Root, journal: &'a Journal, identity: &'a Identity) -> Self {
-        Self { folder, root, journal, identity, hashed: Cell::new(0) }
+        Self { folder, root, journal, identity, hashed: Cell::new(0), unsure: Cell::new(None) }
     }
 
     /// Bytes hashed so far.
     pub fn hashed(&self) -> u64 {
         self.hashed.get()
+    }
+
+    /// Why a file was admitted without the kernel's word about writers, if one was.
+    pub fn unsure(&self) -> Option<&'static str> {
+        self.unsure.get()
     }
 
     fn hash(&self, file: &File, seen: &Seen) -> io::Result<ContentHash> {
@@ -136,7 +143,7 @@ impl<'a> Desk<'a> {
         match dir.writers(&file) {
             Writers::None => {}
             Writers::Some => return Ok(Decision::Writing),
-            Writers::Unknown(_) if unsure_is_fine => {}
+            Writers::Unknown(why) if unsure_is_fine => self.unsure.set(Some(why)),
             Writers::Unknown(why) => return Ok(Decision::NoWriterCheck(why)),
         }
         // Larger files are refused by the worker, with an error file; hashing them first would be for nothing.

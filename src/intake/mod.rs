@@ -373,9 +373,12 @@ impl Intake {
                     break;
                 }
             }
-            decided
+            (decided, desk.unsure())
         });
-        let decided = decided.await;
+        let (decided, unsure) = decided.await;
+        if let Some(why) = unsure {
+            self.say_unsure(why);
+        }
         let now = self.started.elapsed();
         let mut events: Vec<(PathBuf, Event)> = gone.into_iter().map(|rel| (rel, Event::Gone)).collect();
         for (decision, rel) in decided {
@@ -423,9 +426,8 @@ impl Intake {
     fn say_unsure(&mut self, why: &str) {
         if !std::mem::replace(&mut self.unsure_said, true) {
             tracing::warn!(
-                watch = %self.folder.watch.name, why,
-                "the kernel does not tell whether files here are still being written; they settle by {} s of quiet alone",
-                QUIET_UNSURE.as_secs()
+                watch = %self.folder.watch.name, why, seconds = self.folder.watch.settle.unwrap_or(QUIET_UNSURE).as_secs_f64(),
+                "the kernel does not tell whether files here are still being written; they settle by quiet alone"
             );
         }
     }

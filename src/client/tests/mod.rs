@@ -1,7 +1,10 @@
 //! Claims about the client on real sockets: a scripted server on the other end, one script a test.
 
 mod connection;
+mod events;
+mod matching;
 mod pipe;
+mod proxy;
 mod reconnect;
 #[cfg(feature = "daemon")]
 mod secrets;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
-use crate::client::Client;
 use crate::client::error::Error;
+use crate::client::{Backoff, Client, Reconnect};
 
 /// Takes every login, reports the credentials, and breaks each connection when told to.
 async fn logins(listener: TcpListener, user_token: &str, seen: tokio::sync::mpsc::Sender<String>) {
@@ -64,6 +64,29 @@ async fn concurrent_callers_share_one_attempt_and_one_connection() {
     within(client.connect()).await.unwrap();
     assert_eq!(within(credentials.recv()).await.unwrap(), "other");
     server.abort();
+}
+
+#[tokio::test]
+async fn a_server_that_comes_up_meanwhile_is_reached_within_the_attempts_allowed() {
+    for (attempts, reached) in [(3, true), (2, false), (0, false)] {
+        let (listener, options) = listen().await;
+        let server = tokio::spawn(async move {
+            let mut refused = 0;
+            while refused < 2 {
+                drop(listener.accept().await.unwrap());
+                refused += 1;
+            }
+            let mut peer = Peer::accept(&listener).await;
+            peer.login().await;
+            peer.rest().await;
+        });
+        let backoff = Backoff { initial: Duration::from_millis(1), max: Duration::from_millis(1) };
+        let client = Client::builder().uri(options.uri.to_string()).api_key("k");
+        let client = client.reconnect(Reconnect { attempts, backoff }).build().unwrap();
+        let outcome = within(client.connection()).await;
+        assert_eq!(outcome.is_ok(), reached, "{outcome:?}");
+        server.abort();
+    }
 }
 
 #[tokio::test]

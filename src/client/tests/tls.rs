@@ -48,8 +48,15 @@ lIM9nOf1WP3QAlmfDQvBnDsXAIAIt0h8E0wuYTQphl00P+722K6SXZwP
 -----END PRIVATE KEY-----
 ";
 
+/// The file of the authority.
+pub(super) fn authority() -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(AUTHORITY.as_bytes()).unwrap();
+    file
+}
+
 /// A server with that certificate, for one client; on a thread, as rustls alone does no asynchronous sockets.
-fn serve() -> (ConnectOptions, std::thread::JoinHandle<()>) {
+pub(super) fn serve() -> (ConnectOptions, std::thread::JoinHandle<()>) {
     let listener = BlockingListener::bind("127.0.0.1:0").unwrap();
     let uri = format!("https://localhost:{}", listener.local_addr().unwrap().port());
     let server = std::thread::spawn(move || {
@@ -79,8 +86,7 @@ fn serve() -> (ConnectOptions, std::thread::JoinHandle<()>) {
 
 #[tokio::test]
 async fn a_private_authority_counts_if_it_was_named() {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(AUTHORITY.as_bytes()).unwrap();
+    let file = authority();
     let (mut options, server) = serve();
     options.ca_file = Some(file.path().to_owned());
     let connection = within(Connection::open(&options)).await.unwrap();

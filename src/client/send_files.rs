@@ -1,0 +1,279 @@
+//! Many files into one task, a few at a time.
+//!
+//! A file is opened when its turn has come, so that no more files are open than are in flight; the SDK opens pipes for all
+//! of them at once and runs out of descriptors. One file's failure never stops the others, and no file is sent twice.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use secrecy::SecretString;
+use tokio::fs::File;
+
+use super::calls::check_token;
+use super::connection::Connection;
+use super::entry::FileEntry;
+use super::error::{Error, Result};
+use super::object::ObjectInfo;
+use super::progress::{Progress, UploadEvent};
+use super::reconnect::Client;
+use super::upload::{Steps, Upload, UploadError, Uploaded, upload};
+use super::upload_result::{Action, UploadResult};
+
+/// Files in flight at a time.
+pub const CONCURRENCY: usize = 5;
+
+/// How to send files.
+#[derive(Debug, Clone)]
+pub struct SendOptions {
+    /// Most files in flight, which is also the most that are open; 0 means 1.
+    pub concurrency: usize,
+    /// Who is told of every step.
+    pub progress: Option<Progress>,
+    /// The kind of source that the task must have; usually none.
+    pub provider: Option<String>,
+    /// Most bytes in one write; none: the client's.
+    pub chunk_size: Option<usize>,
+}
+
+impl Default for SendOptions {
+    fn default() -> Self {
+        Self { concurrency: CONCURRENCY, progress: None, provider: None, chunk_size: None }
+    }
+}
+
+impl Client {
+    /// Sends files and waits for all of their results, which come in the order of the files.
+    ///
+    /// It fails as a whole, before anything was opened, if an entry is wrong: [`Error::FileNotFound`] for a file that is
+    /// not there, [`Error::InvalidData`] for what is not a file, an empty list, bad metadata; and if the server cannot be
+    /// connected to. After that every file has its own result. Dropping the future gives up what is in flight; nothing of it
+    /// is committed.
+    pub async fn send_files<I>(&self, files: I, token: &SecretString) -> Result<Vec<UploadResult>>
+    where
+        I: IntoIterator,
+        I::Item: Into<FileEntry>,
+    {
+        self.send_files_with(files, token, SendOptions::default()).await
+    }
+
+    /// The same with options: how many at a time, who is told of the progress.
+    pub async fn send_files_with<I>(
+        &self,
+        files: I,
+        token: &SecretString,
+        options: SendOptions,
+    ) -> Result<Vec<UploadResult>>
+    where
+        I: IntoIterator,
+        I::Item: Into<FileEntry>,
+    {
+        let files: Vec<FileEntry> = files.into_iter().map(Into::into).collect();
+        send_all(self, files, token, &options).await
+    }
+}
+
+/// A checked entry.
+struct Prepared {
+    entry: FileEntry,
+    object: ObjectInfo,
+    mime_type: String,
+}
+
+async fn send_all(
+    client: &Client,
+    files: Vec<FileEntry>,
+    token: &SecretString,
+    options: &SendOptions,
+) -> Result<Vec<UploadResult>> {
+    check_token(token)?;
+    if files.is_empty() {
+        return Err(Error::InvalidData("there are no files to send".into()));
+    }
+    let mut prepared = Vec::with_capacity(files.len());
+    for entry in files {
+        let (object, mime_type) = entry.describe()?;
+        object.check()?;
+        must_be_a_file(&entry.path).await?;
+        prepared.push(Prepared { entry, object, mime_type });
+    }
+    client.connection().await?;
+
+    let sender = Sender { client, token, options, gave_up: AtomicBool::new(false) };
+    let mut results: Vec<Option<UploadResult>> = prepared.iter().map(|_| None).collect();
+    let mut waiting = prepared.iter().enumerate();
+    let mut in_flight = FuturesUnordered::new();
+    loop {
+        while in_flight.len() < options.concurrency.max(1)
+            && let Some((at, file)) = waiting.next()
+        {
+            let sender = &sender;
+            in_flight.push(async move { (at, sender.send(file).await) });
+        }
+        match in_flight.next().await {
+            Some((at, result)) => results[at] = Some(result),
+            None => break,
+        }
+    }
+    // Every place was filled: the loop ends when nothing waits and nothing is in flight.
+    Ok(results.into_iter().flatten().collect())
+}
+
+async fn must_be_a_file(path: &Path) -> Result<()> {
+    match tokio::fs::metadata(path).await {
+        Ok(metadata) if metadata.is_file() => Ok(()),
+        Ok(_) => Err(Error::InvalidData(format!("not a file: {}", path.display()))),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    if error.kind() == io::ErrorKind::NotFound {
+        return Error::FileNotFound(path.to_owned());
+    }
+    Error::Read { path: path.to_owned(), message: error.to_string() }
+}
+
+/// What the files of one call have in common.
+struct Sender<'a> {
+    client: &'a Client,
+    token: &'a SecretString,
+    options: &'a SendOptions,
+    /// No connection could be made for the latest file: the next ones do not wait as long, or a thousand of them would
+    /// take hours to fail.
+    gave_up: AtomicBool,
+}
+
+/// How far a file came.
+struct Failed {
+    error: Error,
+    bytes_sent: u64,
+}
+
+impl Sender<'_> {
+    async fn send(&self, file: &Prepared) -> UploadResult {
+        let begun = Instant::now();
+        let mut file_size = None;
+        let outcome = self.attempt(file, &mut file_size).await;
+        let file_size = match file_size {
+            Some(size) => size,
+            // It was never opened; the SDK tells the size of what is there all the same.
+            None => tokio::fs::metadata(&file.entry.path).await.map_or(0, |metadata| metadata.len()),
+        };
+        let filepath = shown(&file.entry.path);
+        let upload_time = begun.elapsed().as_secs_f64();
+        let result = match outcome {
+            Ok(Uploaded { result, bytes_sent, invalid_utf8, .. }) => UploadResult {
+                action: Action::Complete,
+                filepath,
+                bytes_sent,
+                file_size,
+                upload_time,
+                result: Some(result),
+                error: None,
+                failure: None,
+                invalid_utf8,
+            },
+            Err(Failed { error, bytes_sent }) => UploadResult {
+                action: Action::Error,
+                filepath,
+                bytes_sent,
+                file_size,
+                upload_time,
+                result: None,
+                error: Some(error.to_string()),
+                failure: Some(error),
+                invalid_utf8: false,
+            },
+        };
+        if let Some(progress) = &self.options.progress {
+            progress.tell(UploadEvent::Done(Arc::new(result.clone())));
+        }
+        result
+    }
+
+    async fn attempt(&self, file: &Prepared, file_size: &mut Option<u64>) -> Result<Uploaded, Failed> {
+        let failed = |error| Failed { error, bytes_sent: 0 };
+        let path = &file.entry.path;
+        let connection = self.connection().await.map_err(failed)?;
+        let opened = async {
+            let opened = File::open(path).await?;
+            let metadata = opened.metadata().await?;
+            Ok((opened, metadata))
+        };
+        let (source, metadata) = opened.await.map_err(|error| failed(unreadable(path, &error)))?;
+        if !metadata.is_file() {
+            return Err(failed(Error::InvalidData(format!("not a file: {}", path.display()))));
+        }
+        let size = metadata.len();
+        *file_size = Some(size);
+
+        let settings = self.client.settings();
+        let options = Upload {
+            provider: self.options.provider.as_deref(),
+            chunk_size: self.options.chunk_size.unwrap_or(settings.chunk_size),
+            result_timeout: settings.result_timeout,
+            ..Upload::new(self.token, file.object.clone(), &file.mime_type)
+        };
+        let mut steps = Told { progress: self.options.progress.as_ref(), filepath: shown(path), file_size: size };
+        upload(&connection, &options, size, source, &mut steps).await.map_err(|failure| {
+            let UploadError { error, bytes_sent, .. } = failure;
+            // The upload knows the file by its base name alone.
+            let error = match error {
+                Error::Read { message, .. } => Error::Read { path: path.clone(), message },
+                error => error,
+            };
+            Failed { error, bytes_sent }
+        })
+    }
+
+    async fn connection(&self) -> Result<Connection> {
+        let outcome = if self.gave_up.load(Ordering::Relaxed) {
+            self.client.connect().await
+        } else {
+            self.client.connection().await
+        };
+        self.gave_up.store(outcome.is_err(), Ordering::Relaxed);
+        outcome
+    }
+}
+
+/// A path for people and for the SDK's `filepath`.
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// Tells every step of one file.
+struct Told<'a> {
+    progress: Option<&'a Progress>,
+    filepath: String,
+    file_size: u64,
+}
+
+impl Told<'_> {
+    fn tell(&self, event: impl FnOnce(String, u64) -> UploadEvent) {
+        if let Some(progress) = self.progress {
+            progress.tell(event(self.filepath.clone(), self.file_size));
+        }
+    }
+}
+
+impl Steps for Told<'_> {
+    async fn granted(&mut self, _waited: Duration) -> Result<()> {
+        self.tell(|filepath, file_size| UploadEvent::Open { filepath, file_size });
+        Ok(())
+    }
+
+    fn written(&mut self, bytes_sent: u64) {
+        self.tell(|filepath, file_size| UploadEvent::Write { filepath, bytes_sent, file_size });
+    }
+
+    async fn before_close(&mut self, bytes_sent: u64) -> Result<()> {
+        self.tell(|filepath, file_size| UploadEvent::Close { filepath, bytes_sent, file_size });
+        Ok(())
+    }
+}
