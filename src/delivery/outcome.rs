@@ -273,7 +273,10 @@ impl Claimed {
             Err(fault) => return Box::pin(self.failed(fault)).await,
         };
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
-        self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await.map(drop)
+        self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        // Its error file may have been removed before the journal knew of it, and that event have meant nothing.
+        self.folder.report_changed(self.job.path.clone());
+        Ok(())
     }
 
     /// Writes the error file; returns its name.
