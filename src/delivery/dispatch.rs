@@ -101,8 +101,16 @@ struct Outlet {
 /// What is needed should a worker panic.
 struct InFlight {
     /// None while only a post-action is done.
-    upload: Option<(UploadId, usize)>,
+    upload: Option<Uploading>,
     claimed: Claimed,
+}
+
+/// Where an upload goes.
+#[derive(Clone)]
+struct Uploading {
+    id: UploadId,
+    pipeline: usize,
+    session: Arc<Session>,
 }
 
 /// A job about to be claimed.
@@ -254,12 +262,13 @@ impl Dispatcher {
                 id: pick.id,
                 claimed: claimed.clone(),
                 line: outlet.line.clone(),
-                session: pick.session,
+                session: pick.session.clone(),
                 byte_limits: outlet.bytes.clone(),
                 reports: self.report_to.clone(),
             };
             let task = self.workers.spawn(worker.run()).id();
-            self.in_flight.insert(task, InFlight { upload: Some((pick.id, lane.pipeline)), claimed });
+            let upload = Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session };
+            self.in_flight.insert(task, InFlight { upload: Some(upload), claimed });
         }
         // There may be more to claim.
         Ok(Instant::now())
@@ -404,26 +413,26 @@ impl Dispatcher {
     }
 
     fn report(&mut self, report: &Report) {
-        let clock = self.started.elapsed();
-        let pipeline_of = |id: UploadId| {
-            let mut uploads = self.in_flight.values().filter_map(|flight| flight.upload);
-            uploads.find(|upload| upload.0 == id).map(|(_, pipeline)| pipeline)
-        };
+        let (Report::Granted(id) | Report::Ended { id, .. }) = report;
+        let mut uploads = self.in_flight.values().filter_map(|flight| flight.upload.as_ref());
+        let Some(upload) = uploads.find(|upload| upload.id == *id).cloned() else { return };
         match report {
-            Report::Granted(id) => {
-                if let Some(pipeline) = pipeline_of(*id) {
-                    self.pipelines[pipeline].slots.grant(*id);
-                }
-            }
-            Report::Ended { id, abandoned, out_of_descriptors } => {
-                if let Some(pipeline) = pipeline_of(*id) {
-                    self.pipelines[pipeline].slots.end(*id, *abandoned, clock);
-                }
+            Report::Granted(id) => self.pipelines[upload.pipeline].slots.grant(*id),
+            Report::Ended { abandoned, out_of_descriptors, .. } => {
+                self.ended_upload(&upload, *abandoned);
                 if *out_of_descriptors {
                     self.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE);
                 }
             }
         }
+    }
+
+    fn ended_upload(&mut self, upload: &Uploading, abandoned: bool) {
+        let outlet = &mut self.pipelines[upload.pipeline];
+        // Another task knows nothing of the pipes of the one before.
+        let same_task =
+            outlet.session.as_ref().is_none_or(|session| session.task_started == upload.session.task_started);
+        outlet.slots.end(upload.id, abandoned && same_task, self.started.elapsed());
     }
 
     /// A worker is done with its job, or panicked over it.
@@ -441,8 +450,8 @@ impl Dispatcher {
         match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
-                if let Some((id, pipeline)) = flight.upload {
-                    self.pipelines[pipeline].slots.end(id, true, self.started.elapsed());
+                if let Some(upload) = &flight.upload {
+                    self.ended_upload(upload, true);
                 }
                 tracing::error!(
                     task = "worker", path = %Shown(&flight.claimed.job.path), %error,

@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::blocking;
 use super::limits::{ByteLimit, take_bytes};
 use super::outcome::{Claimed, Sent};
-use super::pipeline::{Line, Session};
+use super::pipeline::{Health, Line, Session};
 use super::result::Temp;
 use super::slots::UploadId;
 use super::verdict::{self, Blame, Fault};
@@ -164,6 +164,9 @@ impl Worker {
         let sent = tokio::select! {
             sent = upload(&self.session.connection, &what, size, source, &mut steps) => sent,
             () = self.stopped_ungranted(&granted) => return End::Fault { fault: Fault::Stopping, abandoned: true },
+            () = self.task_replaced() => {
+                return Fault::Pipeline("the task was started anew while the file was on its way".into()).into();
+            }
         };
         match sent {
             Ok(uploaded) => {
@@ -204,6 +207,21 @@ impl Worker {
         if granted.load(Ordering::Acquire) {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Resolves when the pipeline runs in another task than the one this upload goes to: nothing in flight there is ever
+    /// answered.
+    async fn task_replaced(&self) {
+        let mut health = self.line.health();
+        let ours = &self.session;
+        let replaced = health.wait_for(|health| match health {
+            Health::Up(now) => {
+                ours.task_started.is_some() && now.task_started.is_some() && now.task_started != ours.task_started
+            }
+            Health::Down { .. } => false,
+        });
+        // The sender lives in the line.
+        let _ = replaced.await;
     }
 
     /// Asks once more where the error alone does not tell whose fault it is.

@@ -174,7 +174,8 @@ fn blame(dir: &Path, fault: Fault) -> Trouble {
     }
 }
 
-fn open_db(dir: &Path) -> Result<sled::Db, sled::Error> {
+/// sled may hold its own lock for a moment after its last handle is gone: that is waited for.
+pub(super) fn open_db(dir: &Path) -> Result<sled::Db, sled::Error> {
     // No background flusher: it would swallow the errors of its flushes. `mode` has no effect in this version.
     let config = sled::Config::new().path(dir).cache_capacity(CACHE).flush_every_ms(None);
     let deadline = Instant::now() + RELEASE_WAIT;

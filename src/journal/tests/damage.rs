@@ -4,6 +4,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 
 use super::*;
+use crate::journal::open::open_db;
 
 /// Enough for several segments of the database.
 const FILES: u64 = 3000;
@@ -135,7 +136,7 @@ async fn a_lost_second_identity_is_written_again() {
 async fn a_first_start_that_was_interrupted_is_begun_again() {
     let dir = TempDir::new().unwrap();
     // sled's files are there, our first row is not.
-    drop(sled::open(dir.path().join("journal")).unwrap());
+    drop(open_db(&dir.path().join("journal")).unwrap());
     assert_eq!(Journal::open(dir.path()).unwrap().1, Opened { records: 0, quarantined: None, fresh: true });
 }
 
@@ -155,7 +156,7 @@ async fn rows_that_contradict_each_other_are_quarantined() {
     ];
     for tamper in tampers {
         let dir = filled().await;
-        let db = sled::open(dir.path().join("journal")).unwrap();
+        let db = open_db(&dir.path().join("journal")).unwrap();
         tamper(&db);
         db.flush().unwrap();
         drop(db);
