@@ -16,6 +16,12 @@ pub fn rfc3339(at: Millis) -> String {
     humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(at.min(MAX))).to_string()
 }
 
+/// The time that [`rfc3339`] wrote; none if the text is no such time.
+pub fn from_rfc3339(text: &str) -> Option<Millis> {
+    let since = humantime::parse_rfc3339(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_millis()).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -24,5 +30,13 @@ mod tests {
     fn times_are_rfc_3339_in_utc() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(u64::MAX).len(), "9999-12-31T23:59:59.000Z".len());
+    }
+
+    #[test]
+    fn a_time_that_was_written_is_read_as_it_was() {
+        for at in [0, 1, 1_767_225_600_123] {
+            assert_eq!(from_rfc3339(&rfc3339(at)), Some(at));
+        }
+        assert_eq!(from_rfc3339("yesterday"), None);
     }
 }

@@ -23,11 +23,10 @@ use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
 use crate::identity::{Identity, IdentityError};
 use crate::intake::Intake;
-use crate::intake::overlap::Roots;
-use crate::journal::{Failure, Journal, OpenError, Opened};
+use crate::intake::overlap::{self, Roots};
+use crate::journal::{Failure, Journal, OpenError};
 use crate::lease;
 use crate::once::{self, Once};
-use crate::show::Shown;
 
 /// How often a long phase asks the service manager for more time, and how much.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
@@ -78,7 +77,6 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     lease::install_handler().map_err(DaemonError::Signal)?;
     let state_dir = config.state.directory.clone();
     let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
-    report(&opened);
     let accept = options.accept_new_instance;
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
@@ -91,10 +89,15 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let mut supervised: JoinSet<Result<(), Failure>> = JoinSet::new();
     let roots = Arc::<Roots>::default();
     let mut folders = Vec::new();
+    let mut earlier = None;
     for watch in &config.watches {
         let (folder, changed) = Folder::new(watch.clone());
         let intake = Intake::new(folder.clone(), changed, journal.clone(), identity.clone(), roots.clone());
-        supervised.spawn(async move { Err(intake.run().await) });
+        let earlier = earlier.replace(folder.availability());
+        supervised.spawn(async move {
+            overlap::turn(earlier).await;
+            Err(intake.run().await)
+        });
         folders.push(folder);
     }
     let lines: Vec<_> = config.pipelines.iter().map(|pipeline| Line::new(pipeline.clone(), &config)).collect();
@@ -109,12 +112,14 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, &folders, &lines, stopped);
     let mut dispatcher = tokio::spawn(dispatcher.run());
 
+    let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());
+    let mut once = std::pin::pin!(once);
     let mut status = tokio::time::interval(STATUS_EVERY);
     let mut ready = false;
     let ended = loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break Ended::Stopped,
-            once = once::complete(&config, &journal, &folders, &lines), if options.once => break Ended::Once(once),
+            once = &mut once, if options.once => break Ended::Once(once),
             failure = journal.failed() => return Err(failure.into()),
             ended = supervised.join_next(), if !supervised.is_empty() => supervise(ended)?,
             ended = &mut dispatcher => {
@@ -144,16 +149,6 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     journal.close().await;
     tracing::info!("stopped");
     Ok(ended)
-}
-
-fn report(opened: &Opened) {
-    if let Some(quarantined) = &opened.quarantined {
-        tracing::error!(
-            quarantined = %Shown(quarantined),
-            "the journal was damaged and has been put aside; files whose results stand there are not sent again, \
-             operators' decisions are forgotten"
-        );
-    }
 }
 
 /// Passes a task's failure on, a panic as an error that names it.

@@ -40,6 +40,8 @@ pub struct Folder {
     hold: Mutex<Option<Hold>>,
     /// Temp files that a worker of this process is writing; a sweep leaves them alone.
     temps: Mutex<HashSet<OsString>>,
+    /// Results of this watch that the pipeline gave and that cannot be written now.
+    unplaced: AtomicU64,
     /// Hidden names without a record, found by a scan.
     orphans: Mutex<Vec<PathBuf>>,
 }
@@ -74,6 +76,7 @@ impl Folder {
             scanned: AtomicBool::new(false),
             hold: Mutex::default(),
             temps: Mutex::default(),
+            unplaced: AtomicU64::new(0),
             orphans: Mutex::default(),
         };
         (Arc::new(folder), receiver)
@@ -154,12 +157,24 @@ impl Folder {
     pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> std::io::Result<bool> {
         debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
         let temps = lock(&self.temps);
-        let ours = dir.file(name)?.is_some_and(|seen| seen.uid == uid && seen.nlink == 1);
+        // A second link is what a crash between link and unlink leaves; this name goes, the other stays.
+        let ours = dir.file(name)?.is_some_and(|seen| seen.uid == uid);
         if temps.contains(name) || !ours {
             return Ok(false);
         }
         dir.unlink(name)?;
         Ok(true)
+    }
+
+    /// Says that a result cannot be written; nothing new is sent for this watch until the guard is dropped.
+    pub fn unplaced(self: &Arc<Self>) -> Unplaced {
+        self.unplaced.fetch_add(1, Ordering::AcqRel);
+        Unplaced { folder: self.clone() }
+    }
+
+    /// Whether results are waiting to be written.
+    pub fn has_unplaced(&self) -> bool {
+        self.unplaced.load(Ordering::Acquire) > 0
     }
 
     /// Remembers a hidden file without a record.
@@ -173,6 +188,18 @@ impl Folder {
     /// Takes the hidden files without a record.
     pub fn take_orphans(&self) -> Vec<PathBuf> {
         std::mem::take(&mut lock(&self.orphans))
+    }
+}
+
+/// A result that waits to be written, until dropped.
+#[derive(Debug)]
+pub struct Unplaced {
+    folder: Arc<Folder>,
+}
+
+impl Drop for Unplaced {
+    fn drop(&mut self) {
+        self.folder.unplaced.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

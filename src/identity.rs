@@ -34,6 +34,16 @@ pub enum IdentityError {
         /// Why.
         source: io::Error,
     },
+    /// The file is there without an id: something else than this daemon emptied it.
+    #[error(
+        "{} is empty: without the instance id every file would get a new object id and be sent again; restore it from a \
+         backup or any result file (\"instance\"), or remove it to begin anew",
+        .path.display()
+    )]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// The configured instance is not the one this state directory has.
     #[error(
         "server.instance is {configured:?}, but {} holds {kept:?}: with another instance every file would get a new \
@@ -56,9 +66,10 @@ impl Identity {
     /// `accept_new` lets a configured id replace the kept one. The directory must exist.
     pub fn load(state_dir: &Path, configured: Option<&str>, accept_new: bool) -> Result<Self, IdentityError> {
         let path = state_dir.join(FILE);
-        let io_error = |source| IdentityError::Io { path: path.clone(), source };
+        let io_error = |source| IdentityError::Io { path: state_dir.join(FILE), source };
         let kept = match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim().to_owned()).filter(|text| !text.is_empty()),
+            Ok(text) if text.trim().is_empty() => return Err(IdentityError::Empty { path }),
+            Ok(text) => Some(text.trim().to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io_error(error)),
         };
@@ -115,6 +126,14 @@ mod tests {
         let first = Identity::load(dir.path(), None, false).unwrap();
         assert_eq!(first, Identity::load(dir.path(), None, false).unwrap());
         assert_eq!(first, Identity::load(dir.path(), Some(&first.instance), false).unwrap());
+    }
+
+    #[test]
+    fn an_emptied_file_is_not_taken_for_a_first_start() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "").unwrap();
+        let error = Identity::load(dir.path(), None, false).unwrap_err();
+        assert!(error.to_string().contains("empty"), "{error}");
     }
 
     #[test]

@@ -20,21 +20,37 @@ pub struct Once {
     pub blocked: u64,
     /// Files that did not settle within `retry.max`.
     pub unsettled: u64,
-    /// Watches whose folder is not to be had.
+    /// Watches whose folder is not to be had, or that this host could not serve for `retry.max`.
     pub unavailable: Vec<String>,
     /// Pipelines that stayed down for `retry.max`.
     pub down: Vec<String>,
 }
 
+/// Since when something has been the case without a break.
+#[derive(Default)]
+struct Since(Option<Instant>);
+
+impl Since {
+    /// Notes whether it is the case now; for how long it has been.
+    fn note(&mut self, is: bool) -> Duration {
+        self.0 = self.0.filter(|_| is).or_else(|| is.then(Instant::now));
+        self.0.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
 /// Resolves when nothing is pending, being sent or settling, or when waiting longer than `retry.max` would not help.
-pub async fn complete(config: &Config, journal: &Journal, folders: &[Arc<Folder>], lines: &[Arc<Line>]) -> Once {
+pub async fn complete(config: Arc<Config>, journal: Journal, folders: Vec<Arc<Folder>>, lines: Vec<Arc<Line>>) -> Once {
     let patience = config.retry.max;
-    let mut settling_since: Option<Instant> = None;
+    let (mut settling_since, mut held_since) = (Since::default(), Since::default());
     loop {
         tokio::time::sleep(CHECK).await;
-        let mut once = Once::default();
-        let (mut waiting, mut settling) = (0, 0);
-        for folder in folders {
+        let now = Instant::now();
+        let long_down = |line: &&Arc<Line>| line.outage().is_some_and(|(since, _)| since.elapsed() >= patience);
+        let down = lines.iter().filter(long_down).map(|line| line.config.name.clone()).collect();
+        let mut once = Once { down, ..Once::default() };
+        let (mut waiting, mut sending, mut settling) = (0, 0, 0);
+        let mut held = Vec::new();
+        for folder in &folders {
             match &*folder.availability().borrow() {
                 Availability::Unavailable(_) => {
                     once.unavailable.push(folder.watch.name.clone());
@@ -44,24 +60,26 @@ pub async fn complete(config: &Config, journal: &Journal, folders: &[Arc<Folder>
                 Availability::Open(_) if !folder.is_scanned() => waiting += 1,
                 Availability::Open(_) => {}
             }
-            let counters = journal.counters(folder.watch.id);
+            // Settling first: what is admitted between the two reads is seen twice, not missed.
             settling += folder.settling();
-            waiting += ["pending", "sending", "delivered"].iter().map(|state| counters.count(state)).sum::<u64>();
+            let counters = journal.counters(folder.watch.id);
+            sending += counters.count("sending") + counters.count("delivered");
+            // What waits for a pipeline that stayed down is not waited for; the files of the others are.
+            if !once.down.contains(&folder.watch.pipeline) {
+                waiting += counters.count("pending");
+            }
             once.failed += counters.count("failed");
             once.blocked += counters.count("blocked");
+            if folder.held_until(now).is_some() || folder.has_unplaced() {
+                held.push(folder.watch.name.clone());
+            }
         }
-        let long_down = |line: &&Arc<Line>| line.outage().is_some_and(|(since, _)| since.elapsed() >= patience);
-        once.down = lines.iter().filter(long_down).map(|line| line.config.name.clone()).collect();
-        // Files that this run has begun to send are finished first, whatever else is down.
-        let sending: u64 = folders.iter().map(|folder| journal.counters(folder.watch.id).count("sending")).sum();
-        if waiting == 0 && settling == 0 || !once.down.is_empty() && sending == 0 {
+        let long_settling = settling_since.note(settling > 0) >= patience;
+        if held_since.note(!held.is_empty()) >= patience {
+            once.unavailable.append(&mut held);
             return once;
         }
-        let since = if settling > 0 { *settling_since.get_or_insert_with(Instant::now) } else { Instant::now() };
-        if settling == 0 {
-            settling_since = None;
-        }
-        if waiting == 0 && since.elapsed() >= patience {
+        if waiting == 0 && sending == 0 && (settling == 0 || long_settling) {
             once.unsettled = settling;
             return once;
         }

@@ -17,9 +17,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use crate::clock::from_rfc3339;
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
-use crate::job::{ContentHash, Generation};
+use crate::job::{ContentHash, Generation, Millis};
 
 /// Version of the files' schema.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -75,6 +76,11 @@ pub fn input_of_error(name: &OsStr) -> Option<OsString> {
 /// The temp name of an object's result.
 pub fn temp_name(object_id: Uuid) -> OsString {
     format!("{TEMP_PREFIX}{object_id}").into()
+}
+
+/// Another temp name of it, that nobody can foresee: for when a stranger's file stands at the first.
+pub fn other_temp_name(object_id: Uuid) -> OsString {
+    format!("{TEMP_PREFIX}{object_id}-{}", Uuid::new_v4().simple()).into()
 }
 
 /// The name a file has while its post-action is under way.
@@ -211,12 +217,15 @@ struct Header {
     generation: Generation,
     #[serde(default)]
     sha256: Option<String>,
+    #[serde(default)]
+    completed_at: Option<String>,
 }
 
 impl Header {
     fn ours(self, name: OsString) -> Ours {
         let sha256 = self.sha256.as_deref().and_then(from_hex);
-        Ours { name, object_id: self.object_id, generation: self.generation, sha256 }
+        let completed_at = self.completed_at.as_deref().and_then(from_rfc3339);
+        Ours { name, object_id: self.object_id, generation: self.generation, sha256, completed_at }
     }
 }
 
@@ -231,6 +240,8 @@ pub struct Ours {
     pub generation: Generation,
     /// What was sent; result files have it.
     pub sha256: Option<ContentHash>,
+    /// When it was delivered; result files have it.
+    pub completed_at: Option<Millis>,
 }
 
 /// Where the result or error file of an input stands, or is to stand.
@@ -476,6 +487,7 @@ mod tests {
             object_id: Uuid::nil(),
             generation: generation(),
             sha256: Some([1; 32]),
+            completed_at: None,
         });
         assert_eq!(adoption(&ours, &generation()), Adoption::Adopt([1; 32], "r".into()));
         let touched = Generation { mtime_ns: 99, ..generation() };

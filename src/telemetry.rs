@@ -30,6 +30,9 @@ const NOISY: [&str; 11] = [
     "want",
 ];
 
+/// Crates that print whole frames at `trace`, the login and documents among them: they are never heard beyond `debug`.
+const FRAME_PRINTERS: [&str; 2] = ["tokio_tungstenite", "tungstenite"];
+
 /// Installs the subscriber of this process. Fails if there is one already.
 pub fn init(log: &Log) -> Result<(), TryInitError> {
     let terminal = std::io::stderr().is_terminal();
@@ -60,7 +63,10 @@ where
 
 fn targets(level: &LogLevel) -> Targets {
     let noisy = NOISY.map(|target| (target, level.default.min(LevelFilter::WARN)));
-    let overrides = level.overrides.iter().map(|(target, level)| (target.as_str(), *level));
+    let overrides = level.overrides.iter().map(|(target, level)| {
+        let capped = FRAME_PRINTERS.iter().any(|printer| target.starts_with(printer));
+        (target.as_str(), if capped { (*level).min(LevelFilter::DEBUG) } else { *level })
+    });
     // A later directive for the same target replaces an earlier one; a longer target beats a shorter one.
     Targets::new().with_default(level.default).with_targets(noisy).with_targets(overrides)
 }
@@ -138,5 +144,18 @@ mod tests {
         assert!(quiet.contains("trouble") && quiet.contains("own") && !quiet.contains("noise"), "{quiet}");
         assert!(logged("info,sled=debug", LogFormat::Pretty, false, noise).contains("noise"));
         assert!(!logged("error", LogFormat::Pretty, false, noise).contains("trouble"));
+    }
+
+    #[test]
+    fn crates_that_print_whole_frames_never_print_them() {
+        let frames = || {
+            tracing::trace!(target: "tungstenite::protocol", "frame with a key");
+            tracing::trace!(target: "tokio_tungstenite", "frame with a key");
+            tracing::debug!(target: "tungstenite::protocol", "closed");
+        };
+        let loudest =
+            "trace,tokio=trace,tung=trace,tungstenite=trace,tungstenite::protocol=trace,tokio_tungstenite=trace";
+        let log = logged(loudest, LogFormat::Pretty, false, frames);
+        assert!(log.contains("closed") && !log.contains("key"), "{log}");
     }
 }

@@ -30,7 +30,7 @@ const ENGINE_LOG: usize = 100;
 /// How long the engine may take to end.
 const ENGINE_STOP: Duration = Duration::from_secs(5);
 /// Width of the column of names; a longer one pushes the others aside.
-const NAME_WIDTH: usize = 24;
+const NAME_WIDTH: usize = 22;
 /// The sample whose result is the example to look at.
 const WELCOME: &str = "welcome.txt";
 
@@ -52,7 +52,7 @@ pub(super) struct Args {
 pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     // Warnings are for a person to see; the ordinary log would hide what the demo shows.
     let level = "warn".parse().unwrap_or_default();
-    let mut log = Log { level, format: LogFormat::Auto };
+    let mut log = Log { level, format: LogFormat::Pretty };
     global.adjust(&mut log);
     start_logging(&log)?;
     let stop = signals::listen()?;
@@ -85,7 +85,8 @@ async fn perform(place: &Place, once: bool, mut stop: watch::Receiver<bool>) -> 
             // An error means that the listener of signals is gone, which is a stop too.
             _ = stop.wait_for(|stop| *stop), if !stopping => {
                 stopping = true;
-                screen.stopping();
+                say("");
+                say("stopping: what is being sent may finish");
             }
             _ = ticks.tick() => {
                 screen.arrivals();
@@ -127,8 +128,11 @@ async fn start_engine(port: Option<u16>) -> Result<Sandbox, Failure> {
 /// A demo that was ended by a signal has done what it was for; one that ends by itself has delivered everything.
 fn verdict(ended: &Ended, screen: &Screen, samples: &[PathBuf]) -> ExitCode {
     let Ended::Once(once) = ended else { return ExitCode::SUCCESS };
-    for name in once.unavailable.iter().chain(&once.down) {
-        print_error(format_args!("{name:?} was not available"));
+    for name in &once.unavailable {
+        print_error(format_args!("the folder of watch {name:?} is unavailable"));
+    }
+    for name in &once.down {
+        print_error(format_args!("pipeline {name:?} is down"));
     }
     let missing: Vec<_> = samples.iter().filter(|sample| !screen.results.has(sample)).collect();
     for sample in &missing {
@@ -183,7 +187,11 @@ impl<'a> Screen<'a> {
         }
         let new = samples.iter().filter(|(_, written)| *written == Written::New).count() as u64;
         let kept = samples.len() as u64 - new;
-        let earlier = if kept > 0 { format!(" ({kept} were there already)") } else { String::new() };
+        let earlier = match kept {
+            0 => String::new(),
+            1 => " (1 was there already)".to_owned(),
+            _ => format!(" ({kept} were there already)"),
+        };
         say(format_args!("{} put into the inbox{earlier}. The results, as they arrive:", count(new, "sample file")));
         say("");
     }
@@ -248,7 +256,6 @@ impl<'a> Screen<'a> {
     }
 
     fn invitation(&self) {
-        say("");
         self.look_at_one();
         say("");
         say(format_args!("Now drop a file into {}; Ctrl-C stops.", self.paint.bold("the inbox")));
@@ -258,14 +265,10 @@ impl<'a> Screen<'a> {
 
     fn look_at_one(&self) {
         if let Some(example) = &self.example {
+            say("");
             say("Look at a result:");
             say(format_args!("  cat {}", quoted(example)));
         }
-    }
-
-    fn stopping(&self) {
-        say("");
-        say("stopping: what is being sent may finish");
     }
 
     fn close(&self, samples: &[PathBuf], summed_up: bool) {
@@ -273,7 +276,6 @@ impl<'a> Screen<'a> {
             say(format_args!("{} in all.", self.totals()));
         } else {
             self.summary(samples);
-            say("");
             self.look_at_one();
         }
         say("");

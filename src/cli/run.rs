@@ -75,7 +75,7 @@ pub(super) fn check_uris(config: &Config) -> Result<(), Failure> {
 
 fn verdict(once: &Once) -> ExitCode {
     for watch in &once.unavailable {
-        print_error(format_args!("watch {watch:?}: its folder is unavailable"));
+        print_error(format_args!("watch {watch:?}: this host cannot serve its folder; the log says why"));
     }
     for pipeline in &once.down {
         print_error(format_args!("pipeline {pipeline:?} is down"));

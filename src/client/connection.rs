@@ -33,7 +33,7 @@ pub(super) const EVENT_QUEUE: usize = 256;
 /// late frame would land in the object of whoever got that pipe's number next.
 pub const MAX_QUEUED: Duration = Duration::from_secs(45);
 /// What an unsent request is called in [`Error::TimedOut`].
-pub(super) const NOT_SENT: &str = "a request that could not be sent";
+pub const NOT_SENT: &str = "a request that could not be sent";
 
 /// How long to wait for a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

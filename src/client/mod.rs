@@ -52,7 +52,7 @@ mod tests;
 
 pub use backoff::Backoff;
 pub use builder::ClientBuilder;
-pub use connection::{Connection, Wait};
+pub use connection::{Connection, NOT_SENT, Wait};
 pub use data_pipe::DataPipe;
 pub use entry::FileEntry;
 pub use error::{Error, Result, ServerError};

@@ -20,7 +20,7 @@ use crate::folder::Folder;
 use crate::fs::{Dir, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
-use crate::lease::{self, Writers};
+use crate::lease::Writers;
 use crate::sidecar::{self, Kind};
 
 /// How many names are tried at a move's target.
@@ -50,13 +50,13 @@ pub enum Outcome {
 
 /// Does what the watch wants done with a delivered file. Errors may be tried again.
 pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -> io::Result<Outcome> {
-    if folder.watch.on_success == OnSuccess::Keep {
-        return Ok(Outcome::Kept(String::new()));
-    }
     let dir = root.parent(rel)?;
     let name = base_name(rel);
     let hidden = sidecar::hidden_name(delivered.object_id);
     if !dir.exists(&hidden)? {
+        if folder.watch.on_success == OnSuccess::Keep {
+            return Ok(Outcome::Kept(String::new()));
+        }
         let Some(seen) = dir.file(name)? else {
             // Somebody else removed it, or we did before a crash; its result may still have to follow it.
             if let OnSuccess::Move(target) = &folder.watch.on_success {
@@ -64,7 +64,10 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             }
             return Ok(Outcome::Gone);
         };
-        if !is_delivered(&seen, &delivered.generation) {
+        // A chmod moves the change time, and so does a rewrite that puts the other times back: the content tells.
+        let same = is_delivered(&seen, &delivered.generation)
+            && (seen.generation == delivered.generation || has_content(&dir, name, &delivered.sha256)?);
+        if !same {
             return Ok(Outcome::Kept("the file changed after its delivery".into()));
         }
         if is_written(&dir, name)? {
@@ -139,10 +142,6 @@ pub fn recover(
     let Some(sha256) = ours.sha256.filter(|_| identity.object_id(&folder.watch.name, &rel) == object_id) else {
         return Ok(Recovery::Unknown);
     };
-    if folder.watch.on_success == OnSuccess::Keep {
-        put_back(&dir, name, &input)?;
-        return Ok(Recovery::Finished(input, Outcome::Kept(String::new())));
-    }
     let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
     finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
 }
@@ -153,10 +152,15 @@ fn is_delivered(seen: &Seen, generation: &Generation) -> bool {
     (now.ino, now.size, now.mtime_ns) == (generation.ino, generation.size, generation.mtime_ns)
 }
 
+/// Whether the file at this name has this content.
+fn has_content(dir: &Dir, name: &OsStr, sha256: &ContentHash) -> io::Result<bool> {
+    Ok(sidecar::hash_reader(dir.open_file(name)?.0)? == *sha256)
+}
+
 /// Whether somebody is known to have it open for writing.
 fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
     match dir.open_file(name) {
-        Ok((file, _)) => Ok(lease::check(&file) == Writers::Some),
+        Ok((file, _)) => Ok(dir.writers(&file) == Writers::Some),
         // It was readable when it was delivered; without reading it, there is no telling.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(false),
         Err(error) => Err(error),

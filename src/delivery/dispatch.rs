@@ -6,7 +6,6 @@
 //! of each watch only a handful of keys is ever in memory.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,20 +13,21 @@ use futures_util::future::select_all;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
-use super::after::{self, Recovery};
 use super::limits::{ByteLimit, FileLimit};
 use super::outcome::{Claimed, Tools};
 use super::pipeline::{Line, Session};
+use super::recover;
 use super::slots::{Room, Slots, UploadId};
+use super::space::{self, Space};
 use super::verdict::{Blame, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
-use crate::blocking::{blocking, joined};
+use crate::blocking::joined;
 use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::folder::Folder;
 use crate::fs::Root;
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, JobState};
+use crate::job::{Event, FileKey, JobState, Millis};
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
 
@@ -37,10 +37,10 @@ const AT_HAND: usize = 64;
 const MAX_WORKERS: usize = 2048;
 /// Pause of all claims when this process has no descriptors left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
-/// How often the free space of the state directory is looked at.
-const SPACE_CHECK: Duration = Duration::from_secs(10);
-/// How often the end of the first scan is looked for.
-const SCAN_CHECK: Duration = Duration::from_millis(500);
+/// No job waits longer than this for another reason than its own failures.
+const LONGEST_OTHER_WAIT: Duration = Duration::from_secs(60);
+/// How long a lane waits whose results cannot be written.
+const UNPLACED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Decides what is sent when.
 pub struct Dispatcher {
@@ -64,6 +64,8 @@ pub struct Dispatcher {
     started: Instant,
     paused_until: Option<Instant>,
     space: Space,
+    /// The longest that any job is made to wait, in milliseconds.
+    longest_wait: Millis,
 }
 
 /// One watch.
@@ -72,6 +74,17 @@ struct Lane {
     /// Index of its pipeline.
     pipeline: usize,
     at_hand: VecDeque<FileKey>,
+}
+
+impl Lane {
+    /// Gets jobs that are due until then.
+    fn fill(&mut self, journal: &Journal, taken: &HashSet<FileKey>, until: Millis) -> Result<(), Failure> {
+        // What is taken already may come first, among it what waits for its post-action.
+        let due = journal.due(self.folder.watch.id, until, AT_HAND + taken.len())?;
+        let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !taken.contains(key));
+        self.at_hand.extend(waiting.map(|(key, _)| key).take(AT_HAND));
+        Ok(())
+    }
 }
 
 /// One pipeline.
@@ -101,12 +114,6 @@ struct Pick {
     session: Arc<Session>,
 }
 
-/// Whether the state directory has room.
-struct Space {
-    enough: bool,
-    checked: Option<Instant>,
-}
-
 /// The earliest of the times that were noted.
 #[derive(Default)]
 struct Wake(Option<Instant>);
@@ -127,12 +134,15 @@ impl Dispatcher {
         lines: &[Arc<Line>],
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let daemon_bytes = config.limits.bytes_per_second.and_then(ByteLimit::new).map(Arc::new);
+        // An upload that was granted late runs beside those that hold a permit: at most one for each pipeline.
+        let sharers = config.limits.max_concurrent_uploads + lines.len();
+        let byte_limit = |rate: Option<u64>, sharers| rate.and_then(|rate| ByteLimit::new(rate, sharers)).map(Arc::new);
+        let daemon_bytes = byte_limit(config.limits.bytes_per_second, sharers);
         let pipelines: Vec<Outlet> = lines
             .iter()
             .map(|line| {
                 let limits = &line.config.limits;
-                let own_bytes = limits.bytes_per_second.and_then(ByteLimit::new).map(Arc::new);
+                let own_bytes = byte_limit(limits.bytes_per_second, limits.max_concurrent_uploads);
                 Outlet {
                     slots: Slots::new(limits.max_concurrent_uploads),
                     files: limits.files_per_second.and_then(FileLimit::new),
@@ -158,6 +168,9 @@ impl Dispatcher {
             stopping,
         };
         let (report_to, reports) = mpsc::unbounded_channel();
+        let config_state = config.state.clone();
+        let longest_wait = config.retry.max.max(LONGEST_OTHER_WAIT);
+        let longest_wait = u64::try_from(longest_wait.as_millis()).unwrap_or(Millis::MAX);
         Self {
             files: config.limits.files_per_second.and_then(FileLimit::new),
             files_paid: false,
@@ -174,7 +187,8 @@ impl Dispatcher {
             report_to,
             started: Instant::now(),
             paused_until: None,
-            space: Space { enough: true, checked: None },
+            longest_wait,
+            space: Space::new(config_state),
         }
     }
 
@@ -188,7 +202,7 @@ impl Dispatcher {
         let mut roots: Vec<_> = self.lanes.iter().map(|lane| lane.folder.availability()).collect();
         let mut recoveries = JoinSet::new();
         for lane in &self.lanes {
-            recoveries.spawn(recover_hidden(lane.folder.clone(), self.tools.clone()));
+            recoveries.spawn(recover::hidden_files(lane.folder.clone(), self.tools.clone()));
         }
         while !*stopping.borrow_and_update() {
             changes.mark_unchanged();
@@ -211,7 +225,7 @@ impl Dispatcher {
     /// Claims and starts everything that may start now. Returns when to look again at the latest.
     async fn dispatch(&mut self) -> Result<Instant, Failure> {
         let mut wake = Wake::default();
-        wake.at(Instant::now() + SPACE_CHECK);
+        wake.at(Instant::now() + space::CHECK_EVERY);
         self.start_post_actions()?;
         let picks = self.pick(&mut wake)?;
         if picks.is_empty() {
@@ -286,7 +300,7 @@ impl Dispatcher {
             wake.at(until);
             return Ok(picks);
         }
-        if !self.has_space(now) {
+        if !self.space.is_enough(now) {
             return Ok(picks);
         }
         let clock = self.started.elapsed();
@@ -329,6 +343,11 @@ impl Dispatcher {
             wake.at(until);
             return Ok(None);
         }
+        // What the pipeline did last for this watch cannot be written down: nothing more is asked of it.
+        if lane.folder.has_unplaced() {
+            wake.at(now + UNPLACED_PAUSE);
+            return Ok(None);
+        }
         let Some(session) = outlet.line.session() else { return Ok(None) };
         let known = outlet.session.as_ref();
         if known.is_none_or(|known| known.number != session.number) {
@@ -347,15 +366,15 @@ impl Dispatcher {
         if lane.at_hand.is_empty() {
             let at = unix_millis();
             let watch = lane.folder.watch.id;
-            // What is taken already may come first, among it what waits for its post-action.
-            let due = self.tools.journal.due(watch, at, AT_HAND + self.taken.len())?;
-            let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !self.taken.contains(key));
-            lane.at_hand.extend(waiting.map(|(key, _)| key).take(AT_HAND));
+            lane.fill(&self.tools.journal, &self.taken, at)?;
             if lane.at_hand.is_empty() {
-                if let Some(due) = self.tools.journal.next_due(watch)?.filter(|due| *due > at) {
-                    wake.at(now + Duration::from_millis(due - at));
+                let Some(next) = self.tools.journal.next_due(watch, at)? else { return Ok(None) };
+                // No wait is longer than this: a due time beyond it was written before the wall clock was set back.
+                if next <= at.saturating_add(self.longest_wait) {
+                    wake.at(now + Duration::from_millis(next - at));
+                    return Ok(None);
                 }
-                return Ok(None);
+                lane.fill(&self.tools.journal, &self.taken, Millis::MAX)?;
             }
         }
         // A file that was paid for at one limit and refused by the other stays paid.
@@ -371,10 +390,13 @@ impl Dispatcher {
                 }
             }
         }
-        let Some(key) = lane.at_hand.pop_front() else { return Ok(None) };
-        if !self.taken.insert(key) {
-            return Ok(None);
-        }
+        let key = loop {
+            match lane.at_hand.pop_front() {
+                Some(key) if self.taken.insert(key) => break key,
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        };
         (outlet.files_paid, self.files_paid) = (false, false);
         self.next_id += 1;
         outlet.slots.start(self.next_id, clock);
@@ -432,6 +454,9 @@ impl Dispatcher {
                     retryable: true,
                     hint: "this is a defect of the daemon; tell its operator",
                 };
+                if flight.upload.is_none() {
+                    return flight.claimed.give_up_post_action(blame.error).await;
+                }
                 flight.claimed.failed(Fault::File(blame)).await
             }
         }
@@ -453,65 +478,14 @@ impl Dispatcher {
         tracing::warn!(files = self.in_flight.len(), "not finished within drain_timeout; these files are sent again");
         self.workers.abort_all();
         while self.workers.join_next().await.is_some() {}
-        for flight in self.in_flight.into_values() {
-            flight.claimed.failed(Fault::Stopping).await?;
-        }
-        Ok(())
-    }
-
-    /// With too little space for the journal and results, nothing new is begun.
-    fn has_space(&mut self, now: Instant) -> bool {
-        if self.space.checked.is_some_and(|checked| now.duration_since(checked) < SPACE_CHECK) {
-            return self.space.enough;
-        }
-        self.space.checked = Some(now);
-        let directory = &self.config.state.directory;
-        let free = rustix::fs::statvfs(directory).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        let enough = free.is_ok_and(|free| free >= self.config.state.min_free);
-        if enough != self.space.enough {
-            let path = Shown(directory);
-            if enough {
-                tracing::info!(%path, "the state directory has room again");
-            } else {
-                tracing::error!(%path, ?free, needed = self.config.state.min_free,
-                    "too little free space for the state directory (state.min_free); nothing new is begun");
-            }
-        }
-        self.space.enough = enough;
-        enough
-    }
-}
-
-/// Finishes the post-actions that an earlier run began and that no record knows: its journal was thrown away.
-async fn recover_hidden(folder: Arc<Folder>, tools: Arc<Tools>) {
-    while !folder.is_scanned() {
-        tokio::time::sleep(SCAN_CHECK).await;
-    }
-    let watch = &folder.watch;
-    for hidden in folder.take_orphans() {
-        let Some(root) = folder.root() else { return };
-        let (owner, tools, path) = (folder.clone(), tools.clone(), hidden.clone());
-        let recovered = blocking(move || {
-            let is_known = |rel: &Path| {
-                let job = tools.journal.get(FileKey::new(owner.watch.id, rel));
-                !matches!(job, Ok(job) if job.as_ref().is_none_or(|job| job.state != JobState::Delivered))
-            };
-            after::recover(&owner, &root, &path, &tools.identity, is_known)
+        let (due, error) = (unix_millis(), "the daemon stopped meanwhile");
+        let left = self.in_flight.into_values().filter(|flight| flight.upload.is_some()).map(|flight| {
+            let retry = Event::Retry { due, error: error.into(), charged: false };
+            (flight.claimed.key, flight.claimed.job.path, retry)
         });
-        match recovered.await {
-            Ok(Recovery::NotOurs) => {}
-            Ok(Recovery::Finished(input, outcome)) => tracing::info!(
-                watch = %watch.name, path = %Shown(&hidden.with_file_name(input)), ?outcome,
-                "finished what an earlier run had begun to do with this delivered file"
-            ),
-            Ok(Recovery::Unknown) => tracing::warn!(
-                watch = %watch.name, path = %Shown(&hidden),
-                "a file in the middle of a post-action that nothing is known about; it is left as it is"
-            ),
-            Err(error) => {
-                tracing::warn!(watch = %watch.name, path = %Shown(&hidden), %error, "cannot finish a post-action");
-            }
-        }
+        // Refused is what was recorded just before.
+        self.tools.journal.apply_all(left.collect()).await?;
+        Ok(())
     }
 }
 

@@ -48,24 +48,31 @@ pub struct ByteLimit {
     limiter: DefaultDirectRateLimiter,
     clock: DefaultClock,
     burst: NonZeroU32,
-    per_second: u64,
+    /// Bytes per second for each of those who may share it.
+    share: u64,
     /// Held while waiting, so that workers are served in the order they came.
     turn: Mutex<()>,
 }
 
 impl ByteLimit {
-    /// A limit of so many bytes per second; at least one KiB.
-    pub fn new(per_second: u64) -> Option<Self> {
+    /// A limit of so many bytes per second, at least one KiB, for at most so many uploads at a time.
+    pub fn new(per_second: u64, sharers: usize) -> Option<Self> {
         let cells = u32::try_from(per_second.div_ceil(CELL)).unwrap_or(u32::MAX).max(1);
         let period = Duration::from_secs(1).checked_div(cells)?.max(Duration::from_nanos(1));
         let burst = NonZeroU32::new((cells / BURST_PART).max(MIN_BURST))?;
         let limiter = RateLimiter::direct(Quota::with_period(period)?.allow_burst(burst));
-        Some(Self { limiter, clock: DefaultClock::default(), burst, per_second, turn: Mutex::new(()) })
+        Some(Self {
+            limiter,
+            clock: DefaultClock::default(),
+            burst,
+            share: per_second / sharers.max(1) as u64,
+            turn: Mutex::new(()),
+        })
     }
 
-    /// Bytes per second.
-    pub fn per_second(&self) -> u64 {
-        self.per_second
+    /// Bytes per second that each upload gets when all share the limit.
+    pub fn share(&self) -> u64 {
+        self.share
     }
 
     /// Waits until so many bytes may be sent.
@@ -106,7 +113,7 @@ mod tests {
     #[test]
     fn extreme_rates_make_limits_too() {
         for rate in [1, 1023, 1 << 20, 1 << 40, u64::MAX] {
-            assert!(ByteLimit::new(rate).is_some(), "{rate}");
+            assert!(ByteLimit::new(rate, 8).is_some(), "{rate}");
         }
         for rate in [0.001, 1.0, 39.9, 1e6] {
             assert!(FileLimit::new(rate).is_some(), "{rate}");
@@ -116,7 +123,7 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_take_their_time_whatever_the_size_of_the_piece() {
-        let limit = ByteLimit::new(256 * CELL).unwrap();
+        let limit = ByteLimit::new(256 * CELL, 1).unwrap();
         let start = std::time::Instant::now();
         // The burst of 64 KiB is free; the other 64 KiB take a quarter of a second.
         limit.take(128 * CELL).await;

@@ -9,6 +9,8 @@
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
 //! | [`outcome`] | what became of a job: files on disk, then the journal |
 //! | [`result`](mod@result), [`after`] | result files, written durably; the input kept, removed or moved |
+//! | [`recover`] | post-actions that a crash interrupted and no record knows |
+//! | [`space`] | whether there is room to begin anything new |
 //!
 //! It gets its work from the journal alone and knows nothing of events, scans or settling.
 
@@ -17,8 +19,10 @@ pub mod dispatch;
 pub mod limits;
 pub mod outcome;
 pub mod pipeline;
+pub mod recover;
 pub mod result;
 pub mod slots;
+pub mod space;
 pub mod verdict;
 pub mod worker;
 

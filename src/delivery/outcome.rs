@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};
@@ -27,8 +28,10 @@ use crate::journal::{ApplyError, Failure, Journal};
 use crate::show::Shown;
 use crate::sidecar::{self, About, ErrorFile, Kind, ResultFile, SCHEMA_VERSION};
 
-/// When a file that this host cannot read is looked at again.
+/// When a file that this host cannot read is looked at again first; later ever more rarely, up to `retry.max`.
 const BLOCKED_DELAY: Duration = Duration::from_secs(30);
+/// An upload that stalled is tried again within twice this.
+const STALLED_DELAY: Duration = Duration::from_secs(10);
 /// When a job is looked at again that changed under the worker's hands, if settling does not bring it back before.
 const CHANGED_DELAY: Duration = Duration::from_secs(60);
 /// Jobs that come back at no attempt are spread over this long.
@@ -111,8 +114,9 @@ impl Claimed {
         };
         let content = Arc::new(to_json(&file));
         drop(file);
-        let Some(name) = self.place(&content, Kind::Result, &dir, temp, &seen).await else {
-            return self.failed(Fault::Stopping).await;
+        let name = match self.place(&content, &dir, temp, &seen).await {
+            Ok(name) => name,
+            Err(fault) => return self.failed(fault).await,
         };
         drop(content);
         let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
@@ -177,11 +181,12 @@ impl Claimed {
             }
             after::Outcome::Kept(_) | after::Outcome::Gone => None,
         };
-        self.apply(Event::Finished { warning }).await?;
-        if outcome == after::Outcome::Gone {
-            self.apply(Event::Gone).await?;
-        }
-        Ok(())
+        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await.map(drop)
+    }
+
+    /// The post-action cannot be done, by a defect of ours: the job is done without it.
+    pub async fn give_up_post_action(&self, why: String) -> Result<(), Failure> {
+        self.apply(Event::Finished { warning: Some(why), gone: false }).await.map(drop)
     }
 
     fn post_action(&self) -> io::Result<after::Outcome> {
@@ -211,19 +216,20 @@ impl Claimed {
                 self.hold(&error);
                 Event::Retry { due: spread(), error: short(error), charged: false }
             }
-            Fault::Blocked(error) => {
+            Fault::Stalled(error) => {
                 tracing::warn!(
                     watch = %self.folder.watch.name, path = %Shown(&self.job.path), reason = %error,
-                    "this host cannot serve the file now; it waits, at no attempt"
+                    "the upload did not get on; tried again, at no attempt"
                 );
-                Event::Block { due: verdict::after(now, BLOCKED_DELAY), error: short(error) }
+                let due = verdict::after(now, STALLED_DELAY.mul_f64(1.0 + fastrand::f64()));
+                Event::Retry { due, error: short(error), charged: false }
             }
+            Fault::Blocked(error) => self.blocked(short(error), now),
             Fault::Changed(reason) => {
                 tracing::debug!(path = %Shown(&self.job.path), reason, "settles again");
-                let done = self.apply(Event::Changed { due: verdict::after(now, CHANGED_DELAY) }).await?;
+                self.apply(Event::Changed { due: verdict::after(now, CHANGED_DELAY), reason: short(reason) }).await?;
                 // Told after the commit: intake then sees how often it changed.
                 self.folder.report_changed(self.job.path.clone());
-                drop(done);
                 return Ok(());
             }
             Fault::Vanished => {
@@ -237,6 +243,19 @@ impl Claimed {
         self.apply(event).await.map(drop)
     }
 
+    /// The longer a file cannot be read, the more rarely it is looked at; it is said once for each reason.
+    fn blocked(&self, error: String, now: u64) -> Event {
+        let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
+        if self.job.last_error.as_ref() == Some(&error) {
+            tracing::debug!(%watch, %path, reason = %error, "still cannot be served");
+        } else {
+            tracing::warn!(%watch, %path, reason = %error, "this host cannot serve the file now; it waits, at no attempt");
+        }
+        let so_far = Duration::from_millis(now.saturating_sub(self.job.first_attempt_at.unwrap_or(now)));
+        let delay = so_far.clamp(BLOCKED_DELAY, self.tools.retry.max.max(BLOCKED_DELAY));
+        Event::Block { due: verdict::after(now, delay), error }
+    }
+
     /// Charges an attempt; after the last one the file becomes a dead letter.
     async fn blame(&self, blame: Blame) -> Result<(), Failure> {
         let now = unix_millis();
@@ -248,13 +267,17 @@ impl Claimed {
             tracing::warn!(%watch, path = %Shown(path), attempts, seconds, reason = %error, "failed; tried again");
             return self.apply(Event::Retry { due, error, charged: true }).await.map(drop);
         }
-        let sidecar = self.write_error_file(&blame, attempts).await;
+        let sidecar = match self.write_error_file(&blame, attempts).await {
+            Ok(name) => name,
+            // Nobody would learn of it: the file is tried again, and given up when the error file can be written.
+            Err(fault) => return Box::pin(self.failed(fault)).await,
+        };
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
-        self.apply(Event::Fail { error, sidecar, charged: true }).await.map(drop)
+        self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await.map(drop)
     }
 
-    /// The name of the error file; none if it cannot be written.
-    async fn write_error_file(&self, blame: &Blame, attempts: u32) -> Option<String> {
+    /// Writes the error file; returns its name.
+    async fn write_error_file(&self, blame: &Blame, attempts: u32) -> Result<String, Fault> {
         let file = ErrorFile {
             action: "error",
             filepath: self.filepath(),
@@ -272,61 +295,77 @@ impl Claimed {
         };
         let content = to_json(&file);
         let claimed = self.clone();
-        let written = blocking(move || -> io::Result<_> {
-            let dir = Arc::new(claimed.root.parent(&claimed.job.path)?);
-            let input = base_name(&claimed.job.path);
-            let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            let identity = &claimed.tools.identity;
-            Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?.place(
-                &content,
-                input,
-                Kind::Error,
-                identity,
-            )
-        });
-        match written.await {
-            Ok(name) => Some(name.to_string_lossy().into_owned()),
-            Err(error) => {
-                tracing::warn!(path = %Shown(&self.job.path), %error, "cannot write the error file");
-                None
+        blocking(move || {
+            let write = || -> io::Result<_> {
+                let dir = Arc::new(claimed.root.parent(&claimed.job.path)?);
+                let input = base_name(&claimed.job.path);
+                let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                let identity = &claimed.tools.identity;
+                Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?.place(
+                    &content,
+                    input,
+                    Kind::Error,
+                    identity,
+                )
+            };
+            match write() {
+                Ok(name) => Ok(name.to_string_lossy().into_owned()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(claimed.of_open(&error)),
+                Err(error) => Err(verdict::of_folder("cannot write the error file", &error)),
             }
-        }
+        })
+        .await
     }
 
-    /// Places a result for as long as it takes: what the pipeline did is not paid for twice. `None` at a stop.
+    /// Places a result for as long as it takes: what the pipeline did is not paid for twice.
+    ///
+    /// Fails only if the daemon stops, or the input is gone with its folder: then there is no place for a result.
     async fn place(
         &self,
         content: &Arc<Vec<u8>>,
-        kind: Kind,
         dir: &Arc<Dir>,
         temp: Temp,
         seen: &Seen,
-    ) -> Option<std::ffi::OsString> {
+    ) -> Result<std::ffi::OsString, Fault> {
         let mut stopping = self.tools.stopping.clone();
         let mut begun = Some(temp);
+        let mut waiting = None;
         loop {
             let (claimed, dir, content, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
-            let placed = blocking(move || -> io::Result<_> {
+            let placed = blocking(move || {
                 let identity = &claimed.tools.identity;
-                let temp = match temp {
-                    Some(temp) => temp,
-                    None => Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?,
+                let place = || -> io::Result<_> {
+                    let temp = match temp {
+                        Some(temp) => temp,
+                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?,
+                    };
+                    temp.place(&content, base_name(&claimed.job.path), Kind::Result, identity)
                 };
-                temp.place(&content, base_name(&claimed.job.path), kind, identity)
+                place().map_err(|error| {
+                    let gone = error.kind() == io::ErrorKind::NotFound
+                        && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
+                    (error, gone)
+                })
             });
-            match placed.await {
-                Ok(name) => return Some(name),
-                Err(error) => {
-                    tracing::error!(
-                        watch = %self.folder.watch.name, path = %Shown(&self.job.path), %error,
-                        "delivered, but the result cannot be written; trying until it can"
-                    );
-                    self.hold(&format!("cannot write results: {error}"));
-                }
+            let (error, gone) = match placed.await {
+                Ok(name) => return Ok(name),
+                Err(failed) => failed,
+            };
+            let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
+            if gone {
+                tracing::error!(%watch, %path, "delivered, but the file is gone with its folder: its result has no place");
+                return Err(Fault::Vanished);
+            }
+            if waiting.is_none() {
+                tracing::error!(
+                    %watch, %path, %error,
+                    "delivered, but the result cannot be written; trying until it can, and sending nothing new meanwhile"
+                );
+                waiting = Some(self.folder.unplaced());
             }
             tokio::select! {
                 () = tokio::time::sleep(PLACE_PAUSE) => {}
-                _ = stopping.wait_for(|stopping| *stopping) => return None,
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(Fault::Stopping),
             }
         }
     }
@@ -349,7 +388,11 @@ impl Claimed {
                 _ => Fault::Changed("another file came to its place".into()),
             };
         }
-        verdict::of_io("cannot open the file", error)
+        // Something else than a file stands at its place, or on the way to it.
+        if error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+            return Fault::Vanished;
+        }
+        verdict::of_file("cannot open the file", error)
     }
 
     /// Tells the journal; `None` if the job is no longer what this worker claimed.

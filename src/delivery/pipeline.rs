@@ -32,6 +32,8 @@ pub struct Line {
     pub config: Arc<Pipeline>,
     timeouts: Timeouts,
     state: watch::Sender<Health>,
+    /// The latest session in which the server granted a pipe.
+    proven: watch::Sender<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +82,7 @@ impl Line {
             pause: all.retry.max.min(MAX_PAUSE),
         };
         let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
-        Arc::new(Self { config, timeouts, state: watch::Sender::new(down) })
+        Arc::new(Self { config, timeouts, state: watch::Sender::new(down), proven: watch::Sender::new(0) })
     }
 
     /// Follows its health.
@@ -117,6 +119,22 @@ impl Line {
         });
     }
 
+    /// The server granted a pipe in this session: its task takes files.
+    pub fn granted(&self, session: u64) {
+        self.proven.send_if_modified(|proven| std::mem::replace(proven, session.max(*proven)) < session);
+    }
+
+    /// Resolves when it is sure that the session's task takes files: the server said so, or granted a pipe, or nothing
+    /// was heard to the contrary for long enough.
+    async fn proof(&self, session: u64, confirmed: bool) {
+        if confirmed {
+            return;
+        }
+        let mut proven = self.proven.subscribe();
+        let granted = proven.wait_for(|proven| *proven >= session);
+        let _ = tokio::time::timeout(GOOD_SESSION, granted).await;
+    }
+
     /// Resolves when a worker has suspected the session, with the reason.
     async fn suspected(&self) -> String {
         let mut health = self.health();
@@ -135,24 +153,24 @@ impl Line {
         let mut connection = None;
         loop {
             let reason = match self.establish(connection.take()).await {
-                Ok((connection_now, Task { token, started: task_started })) => {
+                Ok((connection_now, Task { token, started: task_started, confirmed })) => {
                     number += 1;
                     let session = Session { connection: connection_now.clone(), token, task_started, number };
                     let session = Arc::new(session);
                     self.state.send_replace(Health::Up(session));
-                    if let Some(Outage { since, probes, .. }) = outage.take() {
-                        let seconds = since.elapsed().as_secs();
-                        tracing::info!(pipeline = %name, seconds, probes, "pipeline is up again");
-                    } else {
-                        tracing::info!(pipeline = %name, uri = %self.config.uri, "pipeline is up");
-                    }
                     let up_since = Instant::now();
-                    let reason = tokio::select! {
-                        error = connection_now.closed() => error.to_string(),
-                        reason = self.suspected() => {
-                            // The socket is fine; the next probe asks on it.
-                            connection = Some(connection_now);
-                            reason
+                    let mut said = false;
+                    let reason = loop {
+                        tokio::select! {
+                            error = connection_now.closed() => break error.to_string(),
+                            reason = self.suspected() => {
+                                connection = self.worth_asking(connection_now);
+                                break reason;
+                            }
+                            () = self.proof(number, confirmed), if !said => {
+                                said = true;
+                                self.say_up(outage.take().as_ref());
+                            }
                         }
                     };
                     if up_since.elapsed() >= GOOD_SESSION {
@@ -165,12 +183,20 @@ impl Line {
                     reason
                 }
             };
-            let since = self.outage().map_or_else(Instant::now, |(since, _)| since);
-            self.state.send_replace(Health::Down { since, reason: reason.as_str().into() });
             let outage = outage.get_or_insert_with(Outage::begin);
+            self.state.send_replace(Health::Down { since: outage.since, reason: reason.as_str().into() });
             outage.failed(name, &reason);
             tokio::time::sleep(backoff.delay(failures, fastrand::f64())).await;
             failures = failures.saturating_add(1);
+        }
+    }
+
+    fn say_up(&self, outage: Option<&Outage>) {
+        let pipeline = &self.config.name;
+        if let Some(Outage { since, probes, .. }) = outage {
+            tracing::info!(pipeline, seconds = since.elapsed().as_secs(), probes, "pipeline is up again");
+        } else {
+            tracing::info!(pipeline, uri = %self.config.uri, "pipeline is up");
         }
     }
 
@@ -182,8 +208,16 @@ impl Line {
         };
         match self.task(&connection).await {
             Ok(task) => Ok((connection, task)),
-            Err(reason) => Err(Down { reason, connection: Some(connection) }),
+            Err(reason) => Err(Down { reason, connection: self.worth_asking(connection) }),
         }
+    }
+
+    /// The connection, if the next probe may ask on it: its socket is fine, only the task is not.
+    ///
+    /// A key that is locked to its task dies with it, and may not even ask for it: only a new login tells, and only
+    /// that reads a replaced key.
+    fn worth_asking(&self, connection: Connection) -> Option<Connection> {
+        (!matches!(self.config.target, Target::Credential)).then_some(connection)
     }
 
     async fn connect(&self) -> Result<Connection, Down> {
@@ -234,7 +268,7 @@ impl Line {
         };
         match connection.task_status(&token, self.timeouts.request).await {
             Ok(status) if status.state == TaskState::Running && !status.completed => {
-                Ok(Task { token, started: status.start_time })
+                Ok(Task { token, started: status.start_time, confirmed: true })
             }
             Ok(status) => Err(format!(
                 "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
@@ -242,7 +276,7 @@ impl Line {
             )),
             // A `pk_` key may send data and nothing else: what it may not ask is unknown, and the first open will tell.
             Err(Error::Refused(_)) if matches!(self.config.target, Target::Credential) => {
-                Ok(Task { token, started: None })
+                Ok(Task { token, started: None, confirmed: false })
             }
             Err(error) => Err(error.to_string()),
         }
@@ -269,6 +303,8 @@ impl Line {
 struct Task {
     token: SecretString,
     started: Option<Value>,
+    /// The server said that it runs.
+    confirmed: bool,
 }
 
 /// Why a probe failed, and the connection if that was not why.

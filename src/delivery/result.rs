@@ -27,7 +27,8 @@ const PLACE_TRIES: usize = 8;
 #[derive(Debug)]
 pub struct Temp {
     dir: Arc<Dir>,
-    claim: TempClaim,
+    /// Taken when it is dropped.
+    claim: Option<TempClaim>,
     file: File,
     placed: bool,
 }
@@ -42,13 +43,19 @@ impl Temp {
             io::ErrorKind::NotFound => Ok(false),
             _ => Err(error),
         })?;
-        let claim = folder.claim_temp(name);
         let create_mode = match folder.watch.results.mode {
             ResultMode::Inherit => inherited(input.mode),
             ResultMode::Fixed(_) => 0o600,
         };
-        let file = dir.create_new(claim.name(), create_mode)?;
-        let temp = Self { dir: dir.clone(), claim, file, placed: false };
+        let create = |name: OsString| {
+            let claim = folder.claim_temp(name);
+            dir.create_new(claim.name(), create_mode).map(|file| (claim, file))
+        };
+        let (claim, file) = create(name).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => create(sidecar::other_temp_name(id)),
+            _ => Err(error),
+        })?;
+        let temp = Self { dir: dir.clone(), claim: Some(claim), file, placed: false };
         match folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
             ResultMode::Inherit => temp.keep_from_strangers(input)?,
@@ -75,8 +82,12 @@ impl Temp {
         for _ in 0..PLACE_TRIES {
             let place = sidecar::find(&self.dir, input, kind, identity)?;
             let renamed = match &place {
-                Place::Ours(ours) => self.dir.replace(self.claim.name(), &ours.name),
-                Place::Free(name) => self.dir.rename_new(self.claim.name(), &self.dir, name),
+                Place::Ours(ours) => self.dir.replace(self.name(), &ours.name),
+                Place::Free(name) => match self.dir.rename_new(self.name(), &self.dir, name) {
+                    // Such a filesystem leaves a moment between look and rename; a result is worth it, an input is not.
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => self.dir.replace(self.name(), name),
+                    other => other,
+                },
             };
             match renamed {
                 Ok(()) => {
@@ -92,11 +103,22 @@ impl Temp {
     }
 }
 
+impl Temp {
+    fn name(&self) -> &OsStr {
+        self.claim.as_ref().map_or(OsStr::new(""), TempClaim::name)
+    }
+}
+
 impl Drop for Temp {
     fn drop(&mut self) {
-        if !self.placed {
-            // What cannot be removed now is swept at the next start.
-            let _ = self.dir.unlink(self.claim.name());
+        let (true, Some(claim)) = (!self.placed, self.claim.take()) else { return };
+        let dir = self.dir.clone();
+        // What cannot be removed now is swept at the next start.
+        let remove = move || drop(dir.unlink(claim.name()));
+        // A filesystem that hangs must not take an async thread with it.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
         }
     }
 }

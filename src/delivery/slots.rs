@@ -92,9 +92,13 @@ impl Slots {
 
     /// The upload is over; `abandoned` if the server may hold a slot for it still.
     pub fn end(&mut self, id: UploadId, abandoned: bool, now: Duration) {
-        self.opening.remove(&id);
-        self.running.retain(|running| *running != id);
-        if abandoned {
+        let was_opening = self.opening.remove(&id).is_some();
+        let was_running = self.running.iter().position(|running| *running == id);
+        if let Some(index) = was_running {
+            self.running.swap_remove(index);
+        }
+        // Whoever hears of an end twice counts it once.
+        if abandoned && (was_opening || was_running.is_some()) {
             self.abandoned.push(now + ABANDONED_FOR);
         }
     }
@@ -156,7 +160,10 @@ mod tests {
         assert_eq!(slots.room(at(1)), Room::NotBefore(ABANDONED_FOR));
         assert_eq!(slots.room(ABANDONED_FOR), Room::Yes);
 
-        slots.end(1, true, at(0));
+        slots.start(2, at(0));
+        slots.end(2, true, at(0));
+        slots.end(2, true, at(0));
+        assert_eq!(slots.abandoned.len(), 1, "an end that is heard of twice counts once");
         slots.new_session(true);
         assert_eq!(slots.room(at(1)), Room::NotBefore(ABANDONED_FOR), "its task may still hold it");
         slots.new_session(false);

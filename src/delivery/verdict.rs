@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-use crate::client::{Backoff, Error, upload::Step};
+use crate::client::{Backoff, Error, NOT_SENT, Step};
 use crate::config::Retry;
 use crate::job::Millis;
 
@@ -20,6 +20,8 @@ pub enum Fault {
     Host(String),
     /// This process has no descriptors left.
     Descriptors(String),
+    /// The upload did not get on, on this host or on the way; nothing was committed.
+    Stalled(String),
     /// This host cannot read this one file now.
     Blocked(String),
     /// The file is not what it was when it was admitted.
@@ -45,12 +47,20 @@ pub struct Blame {
     pub hint: &'static str,
 }
 
-/// What an operating system's error about one file of a watch means.
-pub fn of_io(what: &str, error: &io::Error) -> Fault {
+/// What an error about one file means: this file waits, and no other.
+pub fn of_file(what: &str, error: &io::Error) -> Fault {
+    of_io(what, error, &[Errno::ROFS])
+}
+
+/// What an error about a folder, or about writing into it, means: without room or with a failing disk, the watch waits.
+pub fn of_folder(what: &str, error: &io::Error) -> Fault {
+    of_io(what, error, &[Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::STALE])
+}
+
+fn of_io(what: &str, error: &io::Error, of_the_host: &[Errno]) -> Fault {
     let reason = format!("{what}: {error}");
-    let errno = error.raw_os_error();
-    let is = |candidates: &[Errno]| candidates.iter().any(|candidate| errno == Some(candidate.raw_os_error()));
-    if is(&[Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::STALE]) {
+    let is = |errnos: &[Errno]| errnos.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()));
+    if is(of_the_host) {
         Fault::Host(reason)
     } else if is(&[Errno::MFILE, Errno::NFILE]) {
         Fault::Descriptors(reason)
@@ -62,7 +72,7 @@ pub fn of_io(what: &str, error: &io::Error) -> Fault {
 /// What a failed upload means; `os_error` is the operating system's number if the file could not be read.
 pub fn of_upload(step: Step, error: &Error, os_error: Option<i32>) -> Fault {
     if let Some(number) = os_error {
-        return of_io("cannot read the file", &io::Error::from_raw_os_error(number));
+        return of_file("cannot read the file", &io::Error::from_raw_os_error(number));
     }
     let reason = error.to_string();
     let blame = |retryable, hint| Fault::File(Blame { error: reason.clone(), code: error.code(), retryable, hint });
@@ -76,6 +86,9 @@ pub fn of_upload(step: Step, error: &Error, os_error: Option<i32>) -> Fault {
         Error::Read { .. } => Fault::Blocked(reason),
         Error::InvalidData(_) => blame(false, "the daemon's configuration for this folder is wrong; tell its operator"),
         Error::FileNotFound(_) => Fault::Vanished,
+        // The pipe was given up because it had been silent for too long, or a frame never left this host.
+        Error::Abandoned(_) if matches!(step, Step::Write | Step::Close) => Fault::Stalled(reason),
+        Error::TimedOut { what: NOT_SENT, .. } => Fault::Stalled(reason),
         Error::Abandoned(_) => Fault::Changed(reason),
         Error::TimedOut { .. } => out_of_time(reason),
         _ => blame(
@@ -148,17 +161,26 @@ mod tests {
         ] {
             assert!(matches!(of_upload(step, &error, None), Fault::File(Blame { retryable: true, .. })), "{error}");
         }
+        for step in [Step::Write, Step::Close] {
+            let silent = Error::Abandoned("silent for too long".into());
+            assert!(matches!(of_upload(step, &silent, None), Fault::Stalled(_)));
+            let unsent = Error::TimedOut { what: NOT_SENT, after: Duration::from_secs(45) };
+            assert!(matches!(of_upload(step, &unsent, None), Fault::Stalled(_)));
+        }
         assert!(matches!(of_upload(Step::Changed, &Error::Abandoned("changed".into()), None), Fault::Changed(_)));
     }
 
     #[test]
     fn a_full_or_failing_disk_is_the_hosts_and_a_missing_permission_the_files_to_wait_for() {
-        let of = |errno: Errno| of_io("x", &io::Error::from(errno));
+        let of = |errno: Errno| of_folder("x", &io::Error::from(errno));
         for errno in [Errno::NOSPC, Errno::ROFS, Errno::IO, Errno::DQUOT] {
             assert!(matches!(of(errno), Fault::Host(_)));
         }
         assert!(matches!(of(Errno::MFILE), Fault::Descriptors(_)));
         assert!(matches!(of(Errno::ACCESS), Fault::Blocked(_)));
+        for errno in [Errno::IO, Errno::STALE, Errno::ACCESS] {
+            assert!(matches!(of_file("x", &io::Error::from(errno)), Fault::Blocked(_)), "one bad file holds no other");
+        }
     }
 
     #[test]

@@ -30,9 +30,10 @@ use super::verdict::{self, Blame, Fault};
 use crate::client::upload::{Steps, Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
 use crate::fs::{Dir, Look, Seen, base_name};
-use crate::job::ContentHash;
+use crate::job::{ContentHash, Job};
 use crate::journal::Failure;
-use crate::sidecar::{self, Adoption, Kind};
+use crate::lease::Writers;
+use crate::sidecar::{self, Adoption, Kind, Ours, Place};
 
 /// All buffers of uploads together, in bytes.
 pub const BUFFER_BYTES: usize = 32 * 1024 * 1024;
@@ -145,7 +146,7 @@ impl Worker {
         let largest = what.largest_write(size);
         let source = match file.try_clone() {
             Ok(file) => file,
-            Err(error) => return verdict::of_io("cannot open the file once more", &error).into(),
+            Err(error) => return verdict::of_file("cannot open the file once more", &error).into(),
         };
         let mut source = tokio::fs::File::from_std(source);
         source.set_max_buf_size(largest.clamp(1, READ_SIZE));
@@ -154,6 +155,7 @@ impl Worker {
             worker: self,
             file: FileAtPlace { dir: dir.clone(), file: Arc::new(file), seen },
             hasher: Sha256::new(),
+            fault: None,
             granted: granted.clone(),
             largest,
             prepaid: largest as u64 == size,
@@ -170,7 +172,7 @@ impl Worker {
             }
             Err(UploadError { step, error, pipe_left, os_error, .. }) => {
                 let timed_out = matches!(error, Error::TimedOut { .. });
-                let fault = verdict::of_upload(step, &error, os_error);
+                let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));
                 End::Fault { fault: self.refine(fault, timed_out).await, abandoned: pipe_left }
             }
         }
@@ -186,8 +188,7 @@ impl Worker {
         what.task_started = self.session.task_started.as_ref();
         what.result_timeout = self.line.config.result_timeout;
         what.chunk_size = self.line.config.chunk_size;
-        if let Some(slowest) = self.byte_limits.iter().map(|limit| limit.per_second()).min() {
-            let share = slowest / self.line.config.limits.max_concurrent_uploads.max(1) as u64;
+        if let Some(share) = self.byte_limits.iter().map(|limit| limit.share()).min() {
             let most = share.saturating_mul(LONGEST_WRITE.as_secs()).max(MIN_CHUNK);
             what.chunk_size = what.chunk_size.min(usize::try_from(most).unwrap_or(usize::MAX));
             what.one_write_max = what.one_write_max.min(most);
@@ -242,9 +243,11 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if seen.generation != job.generation {
         return Err(Fault::Changed("the file changed since it settled".into()));
     }
-    // Only an attempt that began before may have left a result of this very generation: the first claim sets both times.
-    if job.first_attempt_at != job.last_attempt_at
-        && let Ok(place) = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
+    // Nothing is sent whose result would find no name.
+    let place = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
+        .map_err(|error| verdict::of_folder("cannot look for the result file", &error))?;
+    if let Place::Ours(ours) = &place
+        && is_of_this_job(ours, job)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
         return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
@@ -252,9 +255,21 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if seen.generation.size > folder.watch.max_size {
         return Err(verdict::too_large(seen.generation.size, folder.watch.max_size));
     }
+    // It may have waited for hours since intake asked.
+    if dir.writers(&file) == Writers::Some {
+        return Err(Fault::Changed("somebody has the file open for writing".into()));
+    }
     let temp = Temp::create(folder, &dir, claimed.object_id(), &seen, tools.identity.uid)
-        .map_err(|error| verdict::of_io("cannot begin the result file", &error))?;
+        .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
+}
+
+/// Whether a result may stem from an earlier attempt of this very job, and not from before it was admitted once more.
+///
+/// Either the journal knows of an earlier attempt (the first claim sets both times), or the result is younger than the
+/// job: then the journal knows less than there was, because its last entries were lost.
+fn is_of_this_job(result: &Ours, job: &Job) -> bool {
+    job.first_attempt_at != job.last_attempt_at || result.completed_at.is_some_and(|at| at >= job.admitted_at)
 }
 
 /// A file, by descriptor and by name.
@@ -266,11 +281,15 @@ struct FileAtPlace {
 }
 
 impl FileAtPlace {
-    /// Fails unless both the descriptor and the name still show what was opened. Blocks.
-    fn unchanged(&self, claimed: &Claimed) -> Result<(), Error> {
-        let changed = |why: &str| Err(Error::Abandoned(format!("the file {why} while it was being sent")));
-        let failed = |error: io::Error| Error::Abandoned(format!("the file cannot be looked at any more: {error}"));
+    /// Fails unless both the descriptor and the name still show what was opened, and nobody is writing to it. Blocks.
+    fn unchanged(&self, claimed: &Claimed) -> Result<(), Fault> {
+        let changed = |why: &str| Err(Fault::Changed(format!("the file {why} while it was being sent")));
+        let failed = |error: io::Error| verdict::of_file("the file cannot be looked at any more", &error);
         let rel = &claimed.job.path;
+        // Asked before the times are compared: what a writer did who is gone by now shows there.
+        if self.dir.writers(&self.file) == Writers::Some {
+            return changed("was opened for writing");
+        }
         match self.dir.seen(&self.file).map_err(failed)? {
             Some(now) if now.generation == self.seen.generation => {}
             _ => return changed("changed"),
@@ -294,6 +313,8 @@ struct Checks<'a> {
     worker: &'a Worker,
     file: FileAtPlace,
     hasher: Sha256,
+    /// Why the upload was stopped here.
+    fault: Option<Fault>,
     granted: Arc<AtomicBool>,
     /// Bytes of the largest write.
     largest: usize,
@@ -304,9 +325,12 @@ struct Checks<'a> {
 }
 
 impl Checks<'_> {
-    async fn unchanged(&self) -> Result<(), Error> {
+    async fn unchanged(&mut self) -> Result<(), Error> {
         let (file, claimed) = (self.file.clone(), self.worker.claimed.clone());
-        blocking(move || file.unchanged(&claimed)).await
+        blocking(move || file.unchanged(&claimed)).await.map_err(|fault| {
+            self.fault = Some(fault);
+            Error::Abandoned("the file is not to be committed as it is".into())
+        })
     }
 }
 
@@ -321,6 +345,7 @@ impl Steps for Checks<'_> {
     async fn granted(&mut self, _waited: Duration) -> Result<(), Error> {
         self.granted.store(true, Ordering::Release);
         let _ = self.worker.reports.send(Report::Granted(self.worker.id));
+        self.worker.line.granted(self.worker.session.number);
         let share = u32::try_from(self.largest.min(BUFFER_BYTES)).unwrap_or(u32::MAX);
         // The semaphore is never closed.
         self.buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
@@ -337,6 +362,8 @@ impl Steps for Checks<'_> {
     }
 
     async fn before_close(&mut self, _bytes_sent: u64) -> Result<(), Error> {
+        // Everything is acknowledged: what follows may take hours and needs no buffer.
+        self.buffer = None;
         self.unchanged().await
     }
 }

@@ -3,17 +3,19 @@
 //! Is anybody still writing? Is it only the metadata that changed? Does its result already stand there?
 //! Everything here blocks on the filesystem; the caller runs it off the async threads.
 
+use std::cell::Cell;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::assess::{Assessment, assess, ends_with_its_file};
+use super::assess::{Assessment, assess};
 use crate::config::OnSuccess;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, Generation, Millis};
+use crate::job::{ContentHash, Event, FileKey, Generation, Millis};
 use crate::journal::Journal;
-use crate::lease::{self, Writers};
+use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
 
 /// What a first look at a path says.
@@ -49,19 +51,38 @@ pub enum Decision {
 }
 
 /// The parts of a watch that these questions need.
-#[derive(Clone)]
 pub struct Desk<'a> {
-    /// The watch at run time.
-    pub folder: &'a Folder,
-    /// Its root.
-    pub root: &'a Root,
-    /// What is known.
-    pub journal: &'a Journal,
-    /// Whose results count as ours.
-    pub identity: &'a Identity,
+    folder: &'a Folder,
+    root: &'a Root,
+    journal: &'a Journal,
+    identity: &'a Identity,
+    /// Bytes hashed so far.
+    hashed: Cell<u64>,
+    /// Why a file was admitted without the kernel's word about writers.
+    unsure: Cell<Option<&'static str>>,
 }
 
-impl Desk<'_> {
+impl<'a> Desk<'a> {
+    /// A desk for one round of questions.
+    pub fn new(folder: &'a Folder, root: &'a Root, journal: &'a Journal, identity: &'a Identity) -> Self {
+        Self { folder, root, journal, identity, hashed: Cell::new(0), unsure: Cell::new(None) }
+    }
+
+    /// Bytes hashed so far.
+    pub fn hashed(&self) -> u64 {
+        self.hashed.get()
+    }
+
+    /// Why a file was admitted without the kernel's word about writers, if one was.
+    pub fn unsure(&self) -> Option<&'static str> {
+        self.unsure.get()
+    }
+
+    fn hash(&self, file: &File, seen: &Seen) -> io::Result<ContentHash> {
+        self.hashed.set(self.hashed.get().saturating_add(seen.generation.size));
+        sidecar::hash_reader(file)
+    }
+
     fn key(&self, rel: &Path) -> FileKey {
         FileKey::new(self.folder.watch.id, rel)
     }
@@ -78,7 +99,7 @@ impl Desk<'_> {
                 _ => Inspection::Candidate(seen.generation),
             },
             Look::Directory => Inspection::Directory,
-            Look::Absent if job.is_some_and(|job| ends_with_its_file(job.state, job.absent)) => Inspection::Gone,
+            Look::Absent if job.is_some_and(|job| job.minds_absence()) => Inspection::Gone,
             Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
@@ -110,37 +131,45 @@ impl Desk<'_> {
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
         let (file, seen) = match dir.open_file(name) {
             Ok(opened) => opened,
-            // It cannot be read now; the worker says so in the journal, where an operator sees it.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Ok(if unsure_is_fine { admit } else { Decision::NoWriterCheck("the file cannot be opened") });
-            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Decision::Later(None)),
-            Err(error) => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Ok(Decision::Nothing),
+            // It cannot be read now; the worker says so in the journal, where an operator sees it.
+            Err(_) if unsure_is_fine => return Ok(admit),
+            Err(_) => return Ok(Decision::NoWriterCheck("the file cannot be opened")),
         };
         if seen.generation != settled {
             return Ok(Decision::Later(None));
         }
-        match lease::check(&file) {
+        match dir.writers(&file) {
             Writers::None => {}
             Writers::Some => return Ok(Decision::Writing),
-            Writers::Unknown(_) if unsure_is_fine => {}
+            Writers::Unknown(why) if unsure_is_fine => self.unsure.set(Some(why)),
             Writers::Unknown(why) => return Ok(Decision::NoWriterCheck(why)),
         }
         // Larger files are refused by the worker, with an error file; hashing them first would be for nothing.
         if seen.generation.size > self.folder.watch.max_size {
             return Ok(admit);
         }
-        let unchanged = |file: &std::fs::File| -> io::Result<bool> {
+        let unchanged = |file: &File| -> io::Result<bool> {
             Ok(dir.seen(file)?.is_some_and(|now: Seen| now.generation == settled))
         };
         match assessment {
             Assessment::MaybeSame => {
-                let delivered = job.and_then(|job| job.sha256);
-                let hash = sidecar::hash_reader(&file)?;
+                let hash = self.hash(&file, &seen)?;
                 if !unchanged(&file)? {
                     return Ok(Decision::Later(None));
                 }
-                if delivered == Some(hash) {
+                // Written anew and without its result, as in a folder that was emptied unseen, it is a new file.
+                let stayed = job.as_ref().is_some_and(|job| {
+                    (job.generation.ino, job.generation.mtime_ns) == (settled.ino, settled.mtime_ns)
+                });
+                let has_result = || match sidecar::find(&dir, name, Kind::Result, self.identity) {
+                    Ok(Place::Ours(ours)) => ours.sha256 == Some(hash),
+                    Ok(Place::Free(_)) => false,
+                    // What cannot be looked for counts as there: nothing is paid for twice by accident.
+                    Err(_) => true,
+                };
+                if job.and_then(|job| job.sha256) == Some(hash) && (stayed || has_result()) {
                     return Ok(Decision::Record(Event::SameContent { generation: settled }));
                 }
             }
@@ -151,7 +180,7 @@ impl Desk<'_> {
                 let adopted = match adoption {
                     Adoption::Adopt(sha256, sidecar) => Some((sha256, sidecar)),
                     Adoption::IfHash(sha256, sidecar) => {
-                        let hash = sidecar::hash_reader(&file)?;
+                        let hash = self.hash(&file, &seen)?;
                         if !unchanged(&file)? {
                             return Ok(Decision::Later(None));
                         }

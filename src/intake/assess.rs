@@ -39,16 +39,6 @@ pub fn assess(job: Option<&Job>, generation: &Generation) -> Assessment {
     }
 }
 
-/// Whether a record in this state ends when its file is known to be absent.
-pub fn ends_with_its_file(state: JobState, absent: bool) -> bool {
-    match state {
-        JobState::Pending { .. } | JobState::Blocked { .. } => true,
-        JobState::Done | JobState::Failed | JobState::Ignored => !absent,
-        // A worker or a post-action has these and sees for itself.
-        JobState::Sending | JobState::Delivered | JobState::Vanished | JobState::Parked => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use self::admit::{Decision, Desk, Inspection};
 use self::overlap::{InUse, Roots};
@@ -54,6 +55,12 @@ const QUIET: Duration = Duration::from_secs(2);
 const QUIET_UNSURE: Duration = Duration::from_secs(10);
 /// How often the root is compared with what stands at its path.
 const ROOT_CHECK: Duration = Duration::from_secs(2);
+/// How long a root may take to be opened or compared.
+const ROOT_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is said of a root that takes longer.
+const DOES_NOT_ANSWER: &str = "its filesystem does not answer";
+/// Bytes hashed in one go; what is left is looked at right after.
+const HASH_BUDGET: u64 = 256 * 1024 * 1024;
 /// When a path is looked at again that could not be looked at.
 const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
 /// When a path is looked at again whose earlier generation is on its way.
@@ -74,6 +81,8 @@ pub struct Intake {
     started: Instant,
     /// The writer check was found missing and said so.
     unsure_said: bool,
+    /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
+    mounted: bool,
 }
 
 /// How new files of a root are noticed.
@@ -126,6 +135,7 @@ impl Intake {
             settling: Settling::new(MAX_SETTLING),
             started: Instant::now(),
             unsure_said: false,
+            mounted: false,
         }
     }
 
@@ -151,33 +161,48 @@ impl Intake {
     async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let (watch, roots) = (self.folder.watch.clone(), self.roots.clone());
+            let (watch, roots, was_mounted) = (self.folder.watch.clone(), self.roots.clone(), self.mounted);
             let opened = blocking(move || {
                 let root = Root::open(&watch.path)?;
+                let top = root.dir(Path::new(""))?;
+                let mounted = top.device()? != top.above()?.device()?;
+                if was_mounted && !mounted {
+                    return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
+                }
                 // A root that cannot be listed cannot be served either.
-                drop(root.dir(Path::new(""))?.entries()?);
+                drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;
-                Ok::<_, std::io::Error>((Arc::new(root), in_use))
+                Ok::<_, std::io::Error>((Arc::new(root), mounted, in_use))
             });
-            match opened.await {
-                Ok((root, in_use)) => {
+            let mut opened = std::pin::pin!(opened);
+            let outcome = if let Ok(outcome) = timeout(ROOT_TIMEOUT, &mut opened).await {
+                outcome
+            } else {
+                self.say_unavailable(&mut said, DOES_NOT_ANSWER);
+                opened.await
+            };
+            match outcome {
+                Ok((root, mounted, in_use)) => {
+                    self.mounted = mounted;
                     self.folder.set_availability(Availability::Open(root.clone()));
                     return (root, in_use);
                 }
-                Err(error) => {
-                    let reason = error.to_string();
-                    if said.as_deref() != Some(&*reason) {
-                        tracing::warn!(
-                            watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), %error,
-                            "the watched folder is unavailable; it is picked up when it can be opened"
-                        );
-                    }
-                    self.folder.set_availability(Availability::Unavailable(reason.as_str().into()));
-                    said = Some(reason);
-                }
+                Err(error) => self.say_unavailable(&mut said, &error.to_string()),
             }
             tokio::time::sleep(ROOT_CHECK).await;
         }
+    }
+
+    /// The root cannot be had: said once for each reason.
+    fn say_unavailable(&self, said: &mut Option<String>, reason: &str) {
+        if said.as_deref() != Some(reason) {
+            tracing::warn!(
+                watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path), error = reason,
+                "the watched folder is unavailable; it is picked up when it can be opened"
+            );
+        }
+        self.folder.set_availability(Availability::Unavailable(reason.into()));
+        *said = Some(reason.to_owned());
     }
 
     /// Serves one opened root until it is not what it was; says why it is not.
@@ -206,13 +231,17 @@ impl Intake {
                     }
                 }
                 hint = receive(&mut hints) => match hint {
-                    Some(rel) if !self.hint(&rel) => rounds.rescan(),
-                    Some(_) => {}
+                    Some(rel) => {
+                        if !self.hint(&rel) {
+                            rounds.rescan();
+                        }
+                    }
                     None => hints = None,
                 },
                 () = lost(watches.as_deref()) => {
-                    tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
-                    rounds.rescan();
+                    if rounds.rescan() {
+                        tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
+                    }
                 }
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
                 Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
@@ -223,8 +252,10 @@ impl Intake {
                 }
                 _ = root_check.tick() => {
                     let checked = root.clone();
-                    if let Err(error) = blocking(move || checked.verify()).await {
-                        return Ok(error.to_string());
+                    match timeout(ROOT_TIMEOUT, blocking(move || checked.verify())).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => return Ok(error.to_string()),
+                        Err(_) => return Ok(DOES_NOT_ANSWER.into()),
                     }
                 }
             }
@@ -268,7 +299,7 @@ impl Intake {
     fn walked(&self, report: &Report) {
         tracing::debug!(
             watch = %self.folder.watch.name, directories = report.directories, files = report.files,
-            found = report.found, unreadable = report.unreadable, "scan complete"
+            found = report.found, unreadable = report.unreadable, unknown = report.unknown, "scan complete"
         );
         if !report.stopped {
             self.folder.set_scanned();
@@ -334,12 +365,20 @@ impl Intake {
         }
         let at = unix_millis();
         let decided = self.at_desk(root, move |desk| {
-            settled
-                .into_iter()
-                .map(|(rel, generation, unsure_is_fine)| (desk.decide(&rel, generation, unsure_is_fine, at), rel))
-                .collect::<Vec<_>>()
+            let mut decided = Vec::with_capacity(settled.len());
+            for (rel, generation, unsure_is_fine) in settled {
+                decided.push((desk.decide(&rel, generation, unsure_is_fine, at), rel));
+                // The others are due still, and decided in the next round: hints and the root are not to wait for hours.
+                if desk.hashed() >= HASH_BUDGET {
+                    break;
+                }
+            }
+            (decided, desk.unsure())
         });
-        let decided = decided.await;
+        let (decided, unsure) = decided.await;
+        if let Some(why) = unsure {
+            self.say_unsure(why);
+        }
         let now = self.started.elapsed();
         let mut events: Vec<(PathBuf, Event)> = gone.into_iter().map(|rel| (rel, Event::Gone)).collect();
         for (decision, rel) in decided {
@@ -387,9 +426,8 @@ impl Intake {
     fn say_unsure(&mut self, why: &str) {
         if !std::mem::replace(&mut self.unsure_said, true) {
             tracing::warn!(
-                watch = %self.folder.watch.name, why,
-                "the kernel does not tell whether files here are still being written; they settle by {} s of quiet alone",
-                QUIET_UNSURE.as_secs()
+                watch = %self.folder.watch.name, why, seconds = self.folder.watch.settle.unwrap_or(QUIET_UNSURE).as_secs_f64(),
+                "the kernel does not tell whether files here are still being written; they settle by quiet alone"
             );
         }
     }
@@ -402,7 +440,7 @@ impl Intake {
     ) -> T {
         let (folder, root, journal, identity) =
             (self.folder.clone(), root.clone(), self.journal.clone(), self.identity.clone());
-        blocking(move || work(Desk { folder: &folder, root: &root, journal: &journal, identity: &identity })).await
+        blocking(move || work(Desk::new(&folder, &root, &journal, &identity))).await
     }
 }
 

@@ -6,11 +6,28 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::watch;
+
+use crate::folder::Availability;
 use crate::fs::Dir;
 
 /// Deepest folder whose ancestors are compared.
 const MAX_DEPTH: usize = 256;
+
+/// How long a watch waits for the one before it, whose filesystem may not answer.
+const TURN: Duration = Duration::from_secs(5);
+
+/// Waits until the watch before in the configuration has been looked at, so that of two that overlap the same one is
+/// served at every start: object ids and records hang on the watch.
+pub async fn turn(earlier: Option<watch::Receiver<Availability>>) {
+    if let Some(mut earlier) = earlier {
+        let looked_at = earlier.wait_for(|root| !matches!(root, Availability::Starting));
+        // Too late, or gone: then the order is as it comes.
+        let _ = tokio::time::timeout(TURN, looked_at).await;
+    }
+}
 
 /// The roots that are in use.
 #[derive(Debug, Default)]

@@ -52,9 +52,11 @@ impl Rounds {
         self.not_later_than(Instant::now() + interval);
     }
 
-    /// Something may have been missed: walks the whole soon, but not too often.
-    pub fn rescan(&mut self) {
+    /// Something may have been missed: walks the whole soon, but not too often. True if that brings a walk forward.
+    pub fn rescan(&mut self) -> bool {
+        let before = self.next;
         self.not_later_than(self.last.map_or_else(Instant::now, |last| last + RESCAN_GAP));
+        self.next != before
     }
 
     fn not_later_than(&mut self, at: Instant) {

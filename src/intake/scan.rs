@@ -51,6 +51,8 @@ pub struct Report {
     pub found: u64,
     /// Directories that could not be listed.
     pub unreadable: u64,
+    /// Files that could not be looked at.
+    pub unknown: u64,
     /// Watches ran out: the root must be polled.
     pub exhausted: bool,
     /// Intake went away: the walk was cut short.
@@ -111,7 +113,13 @@ impl Walker {
             };
             match kind {
                 EntryKind::Directory => stack.push(path),
-                EntryKind::File => self.file(&dir, path, report)?,
+                EntryKind::File => {
+                    if let Err(error) = self.file(&dir, path, report) {
+                        // One name that cannot be looked at hides none of the others.
+                        report.unknown += 1;
+                        tracing::debug!(watch = %self.folder.watch.name, %error, "an entry cannot be looked at now");
+                    }
+                }
                 EntryKind::Special => {}
             }
             if report.stopped {
@@ -133,7 +141,11 @@ impl Walker {
         let known = match dir.file(name)? {
             None => return Ok(()),
             Some(seen) => {
-                let job = self.journal.get(FileKey::new(self.folder.watch.id, &path)).map_err(io::Error::other)?;
+                let Ok(job) = self.journal.get(FileKey::new(self.folder.watch.id, &path)) else {
+                    // Without its memory the daemon stops.
+                    report.stopped = true;
+                    return Ok(());
+                };
                 assess(job.as_ref(), &seen.generation) == Assessment::Known
             }
         };

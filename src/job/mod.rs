@@ -143,6 +143,18 @@ pub struct Job {
     pub absent: bool,
 }
 
+impl Job {
+    /// Whether it matters to this record that its file is found absent: what was not begun vanishes, what was finished
+    /// is noted. A worker or a post-action has the others and sees for itself.
+    pub fn minds_absence(&self) -> bool {
+        match self.state {
+            JobState::Pending { .. } | JobState::Blocked { .. } => true,
+            JobState::Done | JobState::Failed | JobState::Ignored => !self.absent,
+            JobState::Sending | JobState::Delivered | JobState::Vanished | JobState::Parked => false,
+        }
+    }
+}
+
 /// The ledger of one watch, in generations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {

@@ -13,6 +13,10 @@ fn generation(size: u64) -> Generation {
     Generation { ino: Some(7), size, mtime_ns: 1, ctime_ns: Some(1) }
 }
 
+fn changed() -> Event {
+    Event::Changed { due: LATER, reason: "it grew".to_owned() }
+}
+
 fn events() -> Vec<(&'static str, Event)> {
     let (sha256, sidecar, error) = ([1; 32], "a.result.json".to_owned(), "no".to_owned());
     let adopt = |size, post_action| Event::Adopt {
@@ -32,9 +36,9 @@ fn events() -> Vec<(&'static str, Event)> {
         ("claim", Event::Claim { at: NOW }),
         ("delivered", delivered(false)),
         ("delivered+post-action", delivered(true)),
-        ("finished", Event::Finished { warning: None }),
+        ("finished", Event::Finished { warning: None, gone: false }),
         ("retry", Event::Retry { due: LATER, error: error.clone(), charged: true }),
-        ("changed", Event::Changed { due: LATER }),
+        ("changed", changed()),
         ("fail", Event::Fail { error: error.clone(), sidecar: None, charged: true }),
         ("block", Event::Block { due: LATER, error }),
         ("vanish", Event::Vanish),
@@ -69,9 +73,9 @@ fn ledger(state: Option<JobState>) -> Counters {
 const TABLE: &str = "
     event                 unknown    pending    sending   delivered done     failed     blocked    vanished   ignored  parked
     admit                 *pending   *pending   .         .         *pending *pending   *pending   *pending   *pending .
-    adopt-same-size       *done      done       done      .         .        *done      *done      *done      .        .
-    adopt-other-size      *done      *done      .         .         .        *done      *done      *done      .        .
-    adopt+post-action     *delivered delivered  delivered .         .        *delivered *delivered *delivered .        .
+        adopt-same-size       *done      .          .         .         .        .          .          .          .        .
+        adopt-other-size      *done      .          .         .         .        .          .          .          .        .
+        adopt+post-action     *delivered .          .         .         .        .          .          .          .        .
     same-content          .          .          .         .         done     .          .          .          .        .
     claim                 .          sending    .         .         .        .          sending    .          .        .
     delivered             .          .          done      .         .        .          .          .          .        .
@@ -145,7 +149,7 @@ fn only_charged_failures_and_deliveries_are_attempts() {
         let fail = Event::Fail { error: "no".to_owned(), sidecar: None, charged };
         assert_eq!(after(&sending, fail).attempts, expected);
     }
-    for event in [Event::Changed { due: LATER }, Event::Block { due: LATER, error: "no".to_owned() }] {
+    for event in [changed(), Event::Block { due: LATER, error: "no".to_owned() }] {
         assert_eq!(after(&sending, event).attempts, 0);
     }
     let delivered = events().into_iter().find(|(name, _)| *name == "delivered").unwrap().1;
@@ -155,18 +159,18 @@ fn only_charged_failures_and_deliveries_are_attempts() {
 #[test]
 fn a_claim_keeps_the_first_attempt_and_moves_the_latest() {
     let first = after(&job(JobState::Pending { due: 1 }), Event::Claim { at: NOW });
-    let pending = after(&first, Event::Changed { due: LATER });
+    let pending = after(&first, changed());
     let second = after(&pending, Event::Claim { at: LATER });
     assert_eq!((second.first_attempt_at, second.last_attempt_at), (Some(NOW), Some(LATER)));
 }
 
 #[test]
 fn changes_add_up_over_new_generations_until_one_is_delivered() {
-    let changed = after(&job(JobState::Sending), Event::Changed { due: LATER });
-    let admitted = after(&changed, Event::Admit { generation: generation(9), at: NOW });
+    let once = after(&job(JobState::Sending), changed());
+    let admitted = after(&once, Event::Admit { generation: generation(9), at: NOW });
     assert_eq!(admitted.changes, 1);
     let sending = after(&admitted, Event::Claim { at: NOW });
-    let twice = after(&sending, Event::Changed { due: LATER });
+    let twice = after(&sending, changed());
     assert_eq!(twice.changes, 2);
     let sending = after(&twice, Event::Claim { at: NOW });
     let delivered = events().into_iter().find(|(name, _)| *name == "delivered").unwrap().1;

@@ -52,6 +52,8 @@ pub enum Event {
     Finished {
         /// Why the post-action was given up.
         warning: Option<String>,
+        /// The file is no longer at its place: one that appears there again is new, whatever its content.
+        gone: bool,
     },
     /// The attempt failed; another follows.
     Retry {
@@ -66,6 +68,8 @@ pub enum Event {
     Changed {
         /// When to look at it again if settling does not bring a new generation before.
         due: Millis,
+        /// How it changed.
+        reason: String,
     },
     /// The last attempt failed and the error file is durable.
     Fail {
@@ -153,23 +157,12 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             job.changes = before.filter(|job| matches!(job.state, S::Pending { .. })).map_or(0, |job| job.changes);
             (job, true)
         }
-        (Event::Adopt { generation, sha256, sidecar, post_action, at }, _) => match state {
-            // Out of Sending or Pending it is this generation's own result: a crash came between result and record.
-            Some(S::Sending | S::Pending { .. })
-                if before.is_some_and(|job| job.generation.size == generation.size) =>
-            {
-                let mut job = before.cloned().ok_or(refused)?;
-                job.deliver(sha256, sidecar, post_action, None);
-                job.generation = generation;
-                (job, false)
-            }
-            Some(S::Sending | S::Delivered | S::Done | S::Parked | S::Ignored) => return Err(refused),
-            _ => {
-                let mut job = Job::admitted(path, generation, at);
-                job.deliver(sha256, sidecar, post_action, None);
-                (job, true)
-            }
-        },
+        // Only of a path that nobody has seen: what is known of others says whether their content is new.
+        (Event::Adopt { generation, sha256, sidecar, post_action, at }, None) => {
+            let mut job = Job::admitted(path, generation, at);
+            job.deliver(sha256, sidecar, post_action, None);
+            (job, true)
+        }
         (Event::SameContent { generation }, Some(job)) => match job.state {
             S::Done => (Job { generation, ..job.clone() }, false),
             _ => return Err(refused),
@@ -193,8 +186,8 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             }
             _ => return Err(refused),
         },
-        (Event::Finished { warning }, Some(job)) => match job.state {
-            S::Delivered => (Job { state: S::Done, last_error: warning, ..job.clone() }, false),
+        (Event::Finished { warning, gone }, Some(job)) => match job.state {
+            S::Delivered => (Job { state: S::Done, last_error: warning, absent: gone, ..job.clone() }, false),
             _ => return Err(refused),
         },
         (Event::Retry { due, error, charged }, Some(job)) => match job.state {
@@ -207,10 +200,10 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             }
             _ => return Err(refused),
         },
-        (Event::Changed { due }, Some(job)) => match job.state {
+        (Event::Changed { due, reason }, Some(job)) => match job.state {
             S::Sending => {
                 let changes = job.changes.saturating_add(1);
-                (Job { state: S::Pending { due }, changes, ..job.clone() }, false)
+                (Job { state: S::Pending { due }, changes, last_error: Some(reason), ..job.clone() }, false)
             }
             _ => return Err(refused),
         },
@@ -231,10 +224,9 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => return Err(refused),
         },
         (Event::Gone, Some(job)) => match job.state {
+            _ if !job.minds_absence() => return Err(refused),
             S::Pending { .. } | S::Blocked { .. } => (Job { state: S::Vanished, ..job.clone() }, false),
-            S::Done | S::Failed | S::Ignored => (Job { absent: true, ..job.clone() }, false),
-            // A worker or a post-action has the others and sees for itself.
-            S::Sending | S::Delivered | S::Vanished | S::Parked => return Err(refused),
+            _ => (Job { absent: true, ..job.clone() }, false),
         },
         (Event::Requeue { at }, Some(job)) => match job.state {
             S::Failed | S::Blocked { .. } => {
@@ -251,7 +243,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             }
             _ => return Err(refused),
         },
-        (_, None) => return Err(refused),
+        (Event::Adopt { .. }, Some(_)) | (_, None) => return Err(refused),
     };
     counters.moved(state, after.state, new_generation);
     Ok(after)

@@ -193,10 +193,16 @@ impl Journal {
         })
     }
 
-    /// When the dispatcher is next to look at a job of a watch; may lie in the past.
-    pub fn next_due(&self, watch: WatchId) -> Result<Option<Millis>, Failure> {
-        let next = self.due(watch, Millis::MAX, 1)?;
-        Ok(next.first().map(|(_, due)| *due))
+    /// The earliest due time of a watch's jobs that lies after `after`.
+    pub fn next_due(&self, watch: WatchId, after: Millis) -> Result<Option<Millis>, Failure> {
+        self.inner.shared.read(|store, view| {
+            store
+                .due(watch)
+                .skip_while(|entry| entry.as_ref().is_ok_and(|(_, due)| *due <= after))
+                .find(|entry| entry.as_ref().map_or(true, |(key, _)| !view.uncommitted.contains_key(key)))
+                .map(|entry| entry.map(|(_, due)| due))
+                .transpose()
+        })
     }
 
     /// The jobs of a watch in the order of their keys, at most `limit`, beginning behind the key `after`.

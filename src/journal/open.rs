@@ -107,7 +107,7 @@ pub(super) fn open(state_dir: &Path, sync_file: SyncFile) -> Result<(Store, Uuid
             Err(Trouble::Host(error)) => return Err(error),
             Err(Trouble::Damage(why)) => {
                 let target = home.quarantine()?;
-                tracing::error!(moved_to = %target.display(), %why, "the journal is damaged: starting an empty one");
+                tracing::error!(moved_to = %target.display(), %why, "the journal is damaged and was put aside: starting an empty one; files whose results stand there are not sent again");
                 quarantined = Some(target);
             }
         }

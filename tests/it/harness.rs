@@ -113,7 +113,7 @@ impl Host {
     }
 
     /// Makes a command run as an unprivileged user, for whom permissions hold. Needs root.
-    pub fn unprivileged(&self, command: &Command) -> Command {
+    pub fn unprivileged(command: &Command) -> Command {
         let mut wrapped = Command::new("setpriv");
         wrapped.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
         wrapped.arg(command.get_program()).args(command.get_args());

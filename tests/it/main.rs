@@ -6,9 +6,20 @@
 // `pub` here means: for the other files of this one binary. A harness that cannot go on panics, and prints why.
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
+mod after;
+mod cli;
+mod crashes;
+mod credentials;
 mod delivery;
+mod failures;
 mod faults;
 mod harness;
+mod host_faults;
 mod imports;
+mod limits;
 mod main_job;
+mod secrets;
+mod signals;
 mod slots;
+mod writers;
+mod wrong_config;

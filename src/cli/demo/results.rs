@@ -169,7 +169,7 @@ fn answer(result: &Value) -> String {
         let (lines, words) = (number("lines"), number("words"));
         return format!("{}, {}", count(lines, "line"), count(words, "word"));
     }
-    format!("binary, sha256 {:.8}", said.get("sha256").and_then(Value::as_str).unwrap_or_default())
+    format!("raw bytes, sha256 {:.8}", said.get("sha256").and_then(Value::as_str).unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -108,6 +108,6 @@ async fn no_read_shows_what_is_not_durable() {
     STALL.store(false, SeqCst);
     writing.await.unwrap().unwrap();
     assert_eq!(journal.get(key("old")).unwrap().unwrap().state, JobState::Sending);
-    assert_eq!(journal.next_due(watch_id()).unwrap(), Some(1));
+    assert_eq!(journal.next_due(watch_id(), 0).unwrap(), Some(1));
     assert_eq!(journal.totals().admitted, 2);
 }

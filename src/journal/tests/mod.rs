@@ -109,7 +109,7 @@ async fn many_events_have_each_their_own_outcome_in_their_order() {
         assert_eq!(outcome[2].as_ref().unwrap_err().state, "vanished");
     }
     assert_eq!(journal.totals().count("vanished"), paths.len() as u64);
-    assert_eq!(journal.next_due(watch_id()).unwrap(), None);
+    assert_eq!(journal.next_due(watch_id(), 0).unwrap(), None);
 }
 
 #[tokio::test]
@@ -126,13 +126,13 @@ async fn the_due_jobs_of_a_watch_come_oldest_first_and_not_before_their_time() {
     assert_eq!(due(250, 1), [(key("a"), 100)]);
     assert_eq!(due(99, 9), []);
     assert_eq!(due(u64::MAX, 9).len(), 4);
-    assert_eq!(journal.next_due(watch_id()).unwrap(), Some(100));
+    assert_eq!(journal.next_due(watch_id(), 0).unwrap(), Some(100));
     apply(&journal, "a", Event::Claim { at: 100 }).await.unwrap();
-    assert_eq!(journal.next_due(watch_id()).unwrap(), Some(200));
+    assert_eq!(journal.next_due(watch_id(), 0).unwrap(), Some(200));
     let retry = Event::Retry { due: 250, error: "no".to_owned(), charged: true };
     apply(&journal, "a", retry).await.unwrap();
     assert_eq!(due(250, 9), [(key("b"), 200), (key("a"), 250)]);
-    assert_eq!(journal.next_due(other).unwrap(), Some(1));
+    assert_eq!(journal.next_due(other, 0).unwrap(), Some(1));
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn at_a_start_interrupted_jobs_are_pending_and_jobs_follow_their_watch() {
 
     let recovered = journal.recover(&[], 60).await.unwrap();
     assert_eq!(recovered, Recovered { parked: waiting + 2, ..Recovered::default() });
-    assert_eq!(journal.next_due(watch_id()).unwrap(), None);
+    assert_eq!(journal.next_due(watch_id(), 0).unwrap(), None);
     assert_eq!(journal.watches()[0].1, "inbox", "the name of a removed watch is still known");
 
     let recovered = journal.recover(&inbox, 70).await.unwrap();

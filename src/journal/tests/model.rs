@@ -22,13 +22,13 @@ fn any_event() -> impl Strategy<Value = Event> {
             post_action,
             warning: None
         }),
-        1 => Just(Event::Finished { warning: None }),
+        1 => any::<bool>().prop_map(|gone| Event::Finished { warning: None, gone }),
         1 => (time.clone(), 0..3000_usize, any::<bool>()).prop_map(|(due, length, charged)| Event::Retry {
             due,
             error: "e".repeat(length),
             charged
         }),
-        1 => time.clone().prop_map(|due| Event::Changed { due }),
+        1 => time.clone().prop_map(|due| Event::Changed { due, reason: "it grew".into() }),
         1 => Just(Event::Fail { error: "no".to_owned(), sidecar: None, charged: true }),
         1 => time.clone().prop_map(|due| Event::Block { due, error: "no".to_owned() }),
         1 => Just(Event::Gone),

@@ -7,18 +7,21 @@
 //!
 //! Every call here is a blocking system call. It must not know of watches, jobs' states or pipelines.
 
+mod dir;
+mod kind;
+
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+pub use self::dir::{Dir, Entry, EntryKind};
+pub use self::kind::FsKind;
 use crate::job::Generation;
 
 /// `openat2` reports EAGAIN when a rename races the resolution; the kernel's advice is to try again.
@@ -34,15 +37,6 @@ pub struct Root {
     kind: FsKind,
     /// Devices of the mount points seen beneath it, by relative path.
     mounts: Mutex<BTreeMap<PathBuf, u64>>,
-}
-
-/// What a filesystem can be relied on for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FsKind {
-    /// Its name as people say it.
-    pub name: &'static str,
-    /// Changes made by other hosts raise no events, leases are not to be had, inode numbers and ctimes may change.
-    pub remote: bool,
 }
 
 /// What stands at a path.
@@ -73,33 +67,6 @@ pub struct Seen {
     pub gid: u32,
     /// Number of hard links.
     pub nlink: u32,
-}
-
-/// A directory beneath a root, held open.
-#[derive(Debug)]
-pub struct Dir {
-    fd: OwnedFd,
-    remote: bool,
-}
-
-/// One name in a directory.
-#[derive(Debug)]
-pub struct Entry {
-    /// The name, as bytes.
-    pub name: OsString,
-    /// What the directory says it is; `None` where the filesystem does not tell.
-    pub kind: Option<EntryKind>,
-}
-
-/// What a directory entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// Anything else.
-    Special,
 }
 
 impl Root {
@@ -140,7 +107,8 @@ impl Root {
     /// Opens a directory beneath the root; the empty path is the root itself.
     pub fn dir(&self, rel: &Path) -> io::Result<Dir> {
         let fd = self.open_beneath(rel, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Dir { fd, remote: self.kind.remote })
+        let kind = self.kind_of(&fd)?;
+        Ok(Dir { fd, kind })
     }
 
     /// Opens the directory that holds `rel`.
@@ -150,16 +118,22 @@ impl Root {
 
     /// Says what stands at a path beneath the root.
     pub fn look(&self, rel: &Path) -> Look {
-        let found = self
-            .open_beneath(rel, OFlags::PATH | OFlags::NOFOLLOW)
-            .and_then(|fd| Dir { fd, remote: self.kind.remote }.stat_self());
+        let found = self.open_beneath(rel, OFlags::PATH | OFlags::NOFOLLOW).and_then(|fd| {
+            let kind = self.kind_of(&fd)?;
+            Ok(Look::of(&Dir { fd, kind }.stat_self()?, kind))
+        });
         match found {
-            Ok(stat) => Look::of(&stat, self.kind.remote),
+            Ok(look) => look,
             Err(error) if error.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => self.absence(rel),
             // Without following links the kernel answers ELOOP for a link in the middle of the path.
             Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Look::Special,
             Err(error) => Look::Unknown(error),
         }
+    }
+
+    /// What the filesystem of something beneath the root can be relied on for: another one may be mounted there.
+    fn kind_of(&self, fd: &OwnedFd) -> io::Result<FsKind> {
+        if rustix::fs::fstat(fd)?.st_dev == self.id.0 { Ok(self.kind) } else { FsKind::of(fd) }
     }
 
     /// Remembers that another filesystem is mounted at `rel`; without it, nothing beneath is known to be absent.
@@ -209,49 +183,10 @@ impl Root {
     }
 }
 
-impl FsKind {
-    /// Reads the type of the filesystem (magic numbers of `statfs(2)`).
-    fn of(fd: &OwnedFd) -> io::Result<Self> {
-        const REMOTE: &[(u64, &str)] = &[
-            (0x6969, "nfs"),
-            (0x517B, "smb"),
-            (0xFF53_4D42, "cifs"),
-            (0xFE53_4D42, "smb3"),
-            (0x0102_1997, "9p"),
-            (0x6573_5546, "fuse"),
-            (0x00C3_6400, "ceph"),
-            (0x5346_414F, "afs"),
-            (0x0BD0_0BD0, "lustre"),
-            (0x0116_1970, "gfs2"),
-            (0x7461_636F, "ocfs2"),
-            (0x786F_4256, "vboxsf"),
-            (0xBACB_ACBC, "vmhgfs"),
-        ];
-        const LOCAL: &[(u64, &str)] = &[
-            (0xEF53, "ext4"),
-            (0x5846_5342, "xfs"),
-            (0x9123_683E, "btrfs"),
-            (0x0102_1994, "tmpfs"),
-            (0x794C_7630, "overlay"),
-            (0x2FC1_2FC1, "zfs"),
-            (0xF2F5_2010, "f2fs"),
-        ];
-        // The field is a signed or unsigned word of various widths; its low 32 bits are the magic number.
-        #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast)]
-        let magic = rustix::fs::fstatfs(fd)?.f_type as u64 & 0xFFFF_FFFF;
-        let named =
-            |table: &[(u64, &'static str)]| table.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name);
-        Ok(match named(REMOTE) {
-            Some(name) => Self { name, remote: true },
-            None => Self { name: named(LOCAL).unwrap_or("local"), remote: false },
-        })
-    }
-}
-
 impl Look {
-    fn of(stat: &Statx, remote: bool) -> Self {
+    fn of(stat: &Statx, kind: FsKind) -> Self {
         match FileType::from_raw_mode(stat.stx_mode.into()) {
-            FileType::RegularFile => Self::File(Seen::of(stat, remote)),
+            FileType::RegularFile => Self::File(Seen::of(stat, kind)),
             FileType::Directory => Self::Directory,
             _ => Self::Special,
         }
@@ -259,169 +194,22 @@ impl Look {
 }
 
 impl Seen {
-    fn of(stat: &Statx, remote: bool) -> Self {
+    fn of(stat: &Statx, kind: FsKind) -> Self {
         let nanos = |time: rustix::fs::StatxTimestamp| {
             time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
         };
         Self {
             generation: Generation {
-                ino: (!remote).then_some(stat.stx_ino),
+                ino: kind.stable_ids.then_some(stat.stx_ino),
                 size: stat.stx_size,
                 mtime_ns: nanos(stat.stx_mtime),
-                ctime_ns: (!remote).then(|| nanos(stat.stx_ctime)),
+                ctime_ns: kind.stable_ids.then(|| nanos(stat.stx_ctime)),
             },
             mode: u32::from(stat.stx_mode) & 0o7777,
             uid: stat.stx_uid,
             gid: stat.stx_gid,
             nlink: stat.stx_nlink,
         }
-    }
-}
-
-impl Dir {
-    /// Opens the directory at an absolute path of the operator's.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty())?;
-        let remote = FsKind::of(&fd)?.remote;
-        Ok(Self { fd, remote })
-    }
-
-    /// The directory above; that of the topmost is itself.
-    pub fn above(&self) -> io::Result<Self> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())?, remote: self.remote })
-    }
-
-    /// The names in it, without `.` and `..`, in the order the filesystem gives them.
-    pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
-        let listing = rustix::fs::Dir::read_from(&self.fd)?;
-        Ok(listing.filter_map(|entry| match entry {
-            Err(error) => Some(Err(error.into())),
-            Ok(entry) => {
-                let name = OsStr::from_bytes(entry.file_name().to_bytes());
-                if name == "." || name == ".." {
-                    return None;
-                }
-                let kind = match entry.file_type() {
-                    FileType::RegularFile => Some(EntryKind::File),
-                    FileType::Directory => Some(EntryKind::Directory),
-                    FileType::Unknown => None,
-                    _ => Some(EntryKind::Special),
-                };
-                Some(Ok(Entry { name: name.to_owned(), kind }))
-            }
-        }))
-    }
-
-    /// Says what stands at a name in this directory; ENOENT is an error here, the caller knows what it means.
-    pub fn look(&self, name: &OsStr) -> io::Result<Look> {
-        let stat =
-            rustix::fs::statx(&self.fd, name, self.flags() | AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS)?;
-        Ok(Look::of(&stat, self.remote))
-    }
-
-    /// Like [`Dir::look`], with `None` for nothing or anything that is no regular file.
-    pub fn file(&self, name: &OsStr) -> io::Result<Option<Seen>> {
-        match self.look(name) {
-            Ok(Look::File(seen)) => Ok(Some(seen)),
-            Ok(_) => Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether any name stands there, whatever it is.
-    pub fn exists(&self, name: &OsStr) -> io::Result<bool> {
-        match self.look(name) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Opens a regular file for reading, without following a link and without waiting for a FIFO's writer.
-    ///
-    /// Anything else than a regular file is [`io::ErrorKind::InvalidInput`].
-    pub fn open_file(&self, name: &OsStr) -> io::Result<(File, Seen)> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(&self.fd, name, flags, Mode::empty())?);
-        let seen =
-            self.seen(&file)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))?;
-        Ok((file, seen))
-    }
-
-    /// The identity of an open file; `None` if it is no regular file.
-    pub fn seen(&self, file: &File) -> io::Result<Option<Seen>> {
-        match Look::of(&stat_fd(file, self.flags())?, self.remote) {
-            Look::File(seen) => Ok(Some(seen)),
-            _ => Ok(None),
-        }
-    }
-
-    /// Creates a file that did not exist; `mode` is narrowed by the umask.
-    pub fn create_new(&self, name: &OsStr, mode: u32) -> io::Result<File> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(File::from(rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))?))
-    }
-
-    /// Opens a directory in this one, which is made if it is missing; a link is refused.
-    pub fn make_dir(&self, name: &OsStr) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) => self.sync()?,
-            Err(Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        Ok(Self { fd: rustix::fs::openat(&self.fd, name, flags, Mode::empty())?, remote: self.remote })
-    }
-
-    /// Renames over whatever stands at the new name in this directory.
-    pub fn replace(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
-    }
-
-    /// Renames a file to a name that must be free; [`io::ErrorKind::AlreadyExists`] if it is taken.
-    ///
-    /// Where the filesystem has no `RENAME_NOREPLACE` (NFS, many FUSE), a hard link and an unlink do the same.
-    pub fn rename_new(&self, from: &OsStr, to_dir: &Self, to: &OsStr) -> io::Result<()> {
-        match rustix::fs::renameat_with(&self.fd, from, &to_dir.fd, to, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                rustix::fs::linkat(&self.fd, from, &to_dir.fd, to, AtFlags::empty())?;
-                Ok(rustix::fs::unlinkat(&self.fd, from, AtFlags::empty())?)
-            }
-            other => Ok(other?),
-        }
-    }
-
-    /// Removes a file.
-    pub fn unlink(&self, name: &OsStr) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
-    }
-
-    /// Makes the names in this directory durable.
-    pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.fd)?)
-    }
-
-    /// The device the directory is on.
-    pub fn device(&self) -> io::Result<u64> {
-        Ok(rustix::fs::fstat(&self.fd)?.st_dev)
-    }
-
-    /// Device and inode.
-    pub fn id(&self) -> io::Result<(u64, u64)> {
-        let stat = rustix::fs::fstat(&self.fd)?;
-        Ok((stat.st_dev, stat.st_ino))
-    }
-
-    /// On network filesystems attributes are asked of the server, not of a cache.
-    fn flags(&self) -> AtFlags {
-        if self.remote { AtFlags::STATX_FORCE_SYNC } else { AtFlags::empty() }
-    }
-
-    fn stat_self(&self) -> io::Result<Statx> {
-        stat_fd(&self.fd, self.flags())
     }
 }
 
