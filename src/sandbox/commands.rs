@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::data;
 use super::engine::{Engine, Identity, Started, TaskRef, tokens_of};
 use super::faults::Effect;
-use super::task::{NotRunning, Start, TaskState};
+use super::task::{Nodes, NotRunning, Start, TaskState};
 use crate::client::protocol::{Arguments, Request};
 
 /// What a client gets to hear.
@@ -96,16 +96,14 @@ pub(super) async fn carry_out(engine: &Arc<Engine>, call: Call<'_>) -> Answer {
         "rrext_get_task_status" => status(engine, call.token()),
         "rrext_get_tasks" => Answer::Body(json!({"tasks": engine.list()})),
         "rrext_get_token" => find_token(engine, &call),
-        // Subscriptions are taken and bring nothing: the sandbox sends no events.
-        "rrext_monitor" => Answer::Empty,
         other => Answer::refused(&format!("Unknown command: {other}")),
     }
 }
 
 /// What a credential that is locked to a task may not do: a task token starts nothing, a public key only sends data.
-fn forbidden(identity: &Identity, command: &str) -> Option<Answer> {
+pub(super) fn forbidden(identity: &Identity, command: &str) -> Option<Answer> {
     let missing = match (identity, command) {
-        (Identity::Account, _) | (_, "rrext_ping" | "rrext_monitor") => return None,
+        (Identity::Account, _) | (_, "rrext_ping") => return None,
         (_, "execute") | (Identity::Public(_), "terminate") => "task.control",
         (Identity::Task(_), _) => return None,
         (Identity::Public(_), _) => "task.monitor",
@@ -141,7 +139,7 @@ async fn execute(engine: &Arc<Engine>, arguments: &Arguments) -> Answer {
     engine
         .same(&task, |task| {
             json!({
-                "id": format!("{}.{}", task.start.project_id, task.start.source),
+                "id": task.id(),
                 "token": task.start.tokens.token,
                 "publicToken": task.start.tokens.public,
                 "projectId": task.start.project_id,
@@ -163,7 +161,7 @@ async fn start_up(engine: &Engine, task: &TaskRef) -> bool {
     engine.set_state(task, TaskState::Running)
 }
 
-/// A pipeline is any object with a project, a source and components; the sandbox runs none of them.
+/// A pipeline is any object with a project, a source and components; the sandbox runs none of them but its own [`Nodes`].
 fn parse_start(engine: &Engine, arguments: &Arguments) -> Result<Start, &'static str> {
     let pipeline = arguments.get("pipeline").and_then(Value::as_object).ok_or("Pipeline is required")?;
     let project_id = text(pipeline, "project_id").ok_or("Pipeline has no project_id")?;
@@ -194,6 +192,7 @@ fn parse_start(engine: &Engine, arguments: &Arguments) -> Result<Start, &'static
         provider: provider.to_owned(),
         name: text(arguments, "name").or_else(|| text(pipeline, "name")).unwrap_or(source).to_owned(),
         threads,
+        nodes: Nodes::of(components),
         ttl,
     })
 }
@@ -237,7 +236,7 @@ pub(super) fn not_running(engine: &Engine, why: Option<NotRunning>) -> Answer {
 }
 
 /// A string argument that is there and not empty.
-fn text<'a>(arguments: &'a Arguments, key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(arguments: &'a Arguments, key: &str) -> Option<&'a str> {
     arguments.get(key).and_then(Value::as_str).filter(|value| !value.is_empty())
 }
 

@@ -7,11 +7,13 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use super::commands::Answer;
 use super::engine::Identity;
+use super::monitor::{Monitors, Notice};
 use crate::client::protocol::{Request, Response, Trace};
 
 /// What a connection is told to do.
@@ -29,6 +31,7 @@ pub(super) struct Connection {
     pub(super) replies: mpsc::Sender<Message>,
     pub(super) order: watch::Sender<Order>,
     login: Mutex<Login>,
+    monitors: Mutex<Monitors>,
     door: Arc<Door>,
     peer: IpAddr,
     seq: AtomicU64,
@@ -48,6 +51,7 @@ impl Connection {
             replies,
             order: watch::Sender::new(Order::Serve),
             login: Mutex::new(Login { attempts: 0, identity: None, guest }),
+            monitors: Mutex::default(),
             door,
             peer,
             seq: AtomicU64::new(1),
@@ -58,9 +62,17 @@ impl Connection {
         self.login.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn monitors(&self) -> MutexGuard<'_, Monitors> {
+        self.monitors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another user starts without subscriptions.
     pub(super) fn set_identity(&self, identity: Option<Identity>) {
         let guest = if identity.is_none() { self.door.enter(self.peer, usize::MAX) } else { None };
         let mut login = self.login();
+        if login.identity != identity {
+            self.monitors().clear();
+        }
         login.identity = identity;
         login.guest = guest;
     }
@@ -100,6 +112,34 @@ impl Connection {
         }
         // A client that is gone hears nothing; what it asked for was done all the same.
         let _ = self.replies.send(Message::text(response.encode())).await;
+    }
+
+    /// Sends an event, waiting for room.
+    pub(super) async fn tell(&self, notice: &Notice) {
+        let _ = self.replies.send(self.event(notice)).await;
+    }
+
+    /// Sends those events that were asked for. A client that does not read misses some; nobody waits for it.
+    pub(super) fn tell_subscribed<'a>(&self, notices: impl Iterator<Item = &'a Notice>) {
+        let monitors = self.monitors();
+        if monitors.is_empty() {
+            return;
+        }
+        for notice in notices.filter(|notice| monitors.want(notice)) {
+            if self.replies.try_send(self.event(notice)).is_err() {
+                tracing::debug!(event = notice.event, "a subscriber of the sandbox misses an event");
+            }
+        }
+    }
+
+    fn event(&self, notice: &Notice) -> Message {
+        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
+        let mut event = json!({"type": "event", "seq": seq, "event": notice.event, "body": notice.body});
+        let id = notice.id();
+        if !id.is_empty() {
+            event["id"] = id.into();
+        }
+        Message::text(event.to_string())
     }
 }
 

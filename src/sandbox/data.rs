@@ -54,9 +54,11 @@ async fn open(engine: &Engine, call: &Call<'_>, task: &TaskRef) -> Answer {
     }
     let raw = call.request.arguments.get("object").and_then(Value::as_object).cloned().unwrap_or_default();
     let object = Arc::new(Object::new(raw, call.text("mimeType").unwrap_or("").to_owned()));
-    let Some(grant) = engine.same(task, |task| task.open(Arc::clone(&object), requested_at, Instant::now())) else {
-        return Answer::Silence;
-    };
+    let grant = engine.same(task, |task| {
+        (!task.start.nodes.refuses).then(|| task.open(Arc::clone(&object), requested_at, Instant::now()))
+    });
+    let Some(grant) = grant else { return Answer::Silence };
+    let Some(grant) = grant else { return Answer::Empty };
     let pipe_id = match grant {
         Grant::Now(id) => id,
         Grant::Later(granted) => match granted.await {
@@ -113,10 +115,10 @@ async fn take(engine: &Engine, lane: &Arc<Mutex<Lane>>, data: Bytes) {
 
 async fn close(engine: &Engine, call: &Call<'_>, task: &TaskRef) -> Answer {
     let Some(pipe_id) = call.pipe_id() else { return Answer::Empty };
-    let pipe = match engine.same(task, |task| task.begin_close(pipe_id)) {
+    let (pipe, fails) = match engine.same(task, |task| (task.begin_close(pipe_id), task.start.nodes.fails.clone())) {
         None => return Answer::Silence,
-        Some(None) => return Answer::Empty,
-        Some(Some(pipe)) => pipe,
+        Some((None, _)) => return Answer::Empty,
+        Some((Some(pipe), fails)) => (pipe, fails),
     };
     // The slot stays taken while the nodes work.
     pause(call.delay).await;
@@ -129,14 +131,15 @@ async fn close(engine: &Engine, call: &Call<'_>, task: &TaskRef) -> Answer {
         let mut lane = pipe.lane.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *lane, Lane::new(&pipe.object)).finish(&pipe.object)
     };
-    let mut error = None;
-    match call.effect {
-        Some(Effect::NodeError { message }) => {
-            body["error"] = json!({"message": message, "code": 1, "file": "sandbox", "line": 1, "function": "closing"});
-            error = Some(message.clone());
-        }
-        Some(Effect::WrongObjectId) => body["objectId"] = Uuid::new_v4().to_string().into(),
-        _ => {}
+    if call.effect == Some(&Effect::WrongObjectId) {
+        body["objectId"] = Uuid::new_v4().to_string().into();
+    }
+    let error = match call.effect {
+        Some(Effect::NodeError { message }) => Some(message.clone()),
+        _ => fails,
+    };
+    if let Some(message) = &error {
+        body["error"] = json!({"message": message, "code": 1, "file": "sandbox", "line": 1, "function": "closing"});
     }
     let delivery = record(task, pipe_id, &pipe, summary, error);
     let committed = engine.same_with(task, |task, logs| {

@@ -3,7 +3,7 @@
 //! Every method is short and never waits. It must not know of sockets or frames; it is told the time, except
 //! where a record is made.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use super::Options;
 use super::faults::Faults;
 use super::lane::hex;
+use super::monitor::{Notice, Notices, Scope};
 use super::records::{Delivery, Log, OpenRecord, WriteRecord};
 use super::task::{NotRunning, Start, Task, TaskState, Tokens};
 
@@ -60,6 +61,8 @@ pub(super) struct Engine {
     inner: Mutex<Inner>,
     /// Wakes whoever waits for a task to change its state.
     pub(super) changed: Notify,
+    /// Wakes whoever hands out the events.
+    pub(super) noticed: Notify,
     down: watch::Sender<bool>,
     pub(super) panics: AtomicU64,
 }
@@ -67,6 +70,7 @@ pub(super) struct Engine {
 #[derive(Debug)]
 pub(super) struct Inner {
     tasks: HashMap<String, Task>,
+    notices: Notices,
     next_epoch: u64,
     pub(super) deliveries: Log<Delivery>,
     pub(super) opens: Log<OpenRecord>,
@@ -82,6 +86,7 @@ impl Engine {
             faults: Faults::default(),
             inner: Mutex::new(Inner {
                 tasks: HashMap::new(),
+                notices: Notices::default(),
                 next_epoch: 1,
                 deliveries: Log::new(limit),
                 opens: Log::new(limit),
@@ -91,6 +96,7 @@ impl Engine {
             }),
             options,
             changed: Notify::new(),
+            noticed: Notify::new(),
             down: watch::Sender::new(false),
             panics: AtomicU64::new(0),
         }
@@ -150,7 +156,11 @@ impl Engine {
         }
         let epoch = inner.next_epoch;
         inner.next_epoch += 1;
-        inner.tasks.insert(token.clone(), Task::new(epoch, start, now));
+        let task = Task::new(epoch, start, now);
+        inner.notices.began(&task);
+        inner.tasks.insert(token.clone(), task);
+        drop(inner);
+        self.noticed.notify_one();
         Started::New(TaskRef { token, epoch })
     }
 
@@ -182,21 +192,32 @@ impl Engine {
 
     /// Moves a task on; false when it is not there any more.
     pub(super) fn set_state(&self, task: &TaskRef, state: TaskState) -> bool {
-        let found = self.same(task, |task| {
-            if matches!(state, TaskState::Stopping | TaskState::Completed | TaskState::Cancelled) {
-                task.end(state);
-            } else {
-                task.state = state;
-            }
-        });
+        let mut inner = self.lock();
+        let Inner { tasks, notices, .. } = &mut *inner;
+        let found = tasks.get_mut(&task.token).filter(|found| found.epoch == task.epoch && !found.is_over());
+        let Some(found) = found else { return false };
+        if matches!(state, TaskState::Stopping | TaskState::Completed | TaskState::Cancelled) {
+            found.end(state);
+        } else {
+            found.state = state;
+        }
+        notices.moved(found);
+        drop(inner);
         self.changed.notify_waiters();
-        found.is_some()
+        self.noticed.notify_one();
+        true
     }
 
     pub(super) fn forget(&self, token: &str) -> bool {
-        let found = self.lock().tasks.remove(token).is_some();
+        let mut inner = self.lock();
+        let Some(task) = inner.tasks.remove(token) else { return false };
+        if !task.is_over() {
+            inner.notices.lost(&task);
+        }
+        drop(inner);
         self.changed.notify_waiters();
-        found
+        self.noticed.notify_one();
+        true
     }
 
     pub(super) fn tokens(&self) -> Vec<(Tokens, TaskState)> {
@@ -222,15 +243,49 @@ impl Engine {
             .collect()
     }
 
+    /// The events since the last time, in their order.
+    pub(super) fn take_notices(&self) -> VecDeque<Notice> {
+        self.lock().notices.take()
+    }
+
+    /// Makes an event of every count that changed since the last time.
+    pub(super) fn sum_up(&self) {
+        let mut inner = self.lock();
+        let Inner { tasks, notices, .. } = &mut *inner;
+        for task in tasks.values_mut() {
+            notices.sum_up(task);
+        }
+    }
+
+    /// The running tasks that this credential may see, as an event.
+    pub(super) fn running(&self, identity: &Identity) -> Notice {
+        let inner = self.lock();
+        Notice::running(inner.tasks.values().filter(|task| match identity {
+            Identity::Account => true,
+            Identity::Task(token) | Identity::Public(token) => task.start.tokens.token == *token,
+        }))
+    }
+
+    /// Where the pipeline of a subscription stands, as an event; none when that is no single pipeline.
+    pub(super) fn standing(&self, scope: &Scope) -> Option<Notice> {
+        let Scope::Pipeline { project, source, .. } = scope else { return None };
+        let inner = self.lock();
+        let its = inner.tasks.values().filter(|task| task.start.project_id == *project && task.start.source == *source);
+        let newest = its.max_by_key(|task| task.epoch);
+        Some(newest.map_or_else(|| Notice::not_running(project, source), Notice::status))
+    }
+
     /// The regular work: reaping idle pipes, ending idle tasks.
     pub(super) fn sweep(&self, now: Instant) {
         let mut inner = self.lock();
         let reap = now.saturating_duration_since(inner.last_reap) >= self.options.reap_scan;
         let mut reaped = 0;
         let mut ended = false;
-        for task in inner.tasks.values_mut() {
+        let Inner { tasks, notices, .. } = &mut *inner;
+        for task in tasks.values_mut() {
             if task.ttl_is_over(now) {
                 task.end(TaskState::Cancelled);
+                notices.moved(task);
                 ended = true;
             } else if reap && !task.is_over() {
                 reaped += task.reap(self.options.reap_after, now);
@@ -243,6 +298,7 @@ impl Engine {
         drop(inner);
         if ended {
             self.changed.notify_waiters();
+            self.noticed.notify_one();
         }
     }
 

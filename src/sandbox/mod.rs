@@ -3,16 +3,20 @@
 //! It behaves as the real server was measured to behave, traps included: failures inside a task come back as
 //! success without a body, a close commits whatever arrived, pipe ids are reused at once, a queued open is
 //! granted to a dead client, nothing in flight is answered when a task dies. It runs no pipeline: it counts and
-//! hashes what arrives, keeps none of it, and says so in the result.
+//! hashes what arrives, keeps none of it, and says so in the result. Only two nodes do something: a component with the
+//! provider `sandbox_refusing` refuses every object, one with `sandbox_failing` fails at every close.
 //!
 //! | module | is about |
 //! |---|---|
-//! | `serve` | sockets: the upgrade, reader and writer, close codes, keepalive |
+//! | `serve` | sockets: reader and writer, close codes, keepalive |
+//! | `greet` | the first words: HTTP, the upgrade |
+//! | `http` | tasks and uploads over HTTP: a client of the engine within it |
 //! | `connection` | one client as its requests see it |
 //! | `requests` | login, ordered trouble, then the command |
 //! | `commands`, `data` | what a request does |
 //! | `engine` | the state behind one lock: tasks and logs |
 //! | `task`, `slots`, `lane` | pure: a task's life, its pipe slots, what becomes of the bytes |
+//! | `monitor` | pure: subscriptions and events |
 //! | [`faults`] | trouble on demand |
 //! | `records` | what is remembered of deliveries, opens and writes |
 //!
@@ -23,7 +27,10 @@ mod connection;
 mod data;
 mod engine;
 pub mod faults;
+mod greet;
+mod http;
 mod lane;
+mod monitor;
 mod records;
 mod requests;
 mod serve;
@@ -45,10 +52,13 @@ use tokio::task::JoinHandle;
 
 use engine::{Engine, Started, TaskRef};
 pub use faults::{Effect, Faults, Rule, RuleId};
+pub use greet::SERVICE_PATH;
+pub use http::{DATA_PATHS, HTTP_THREADS, TASK_PATH};
+pub use monitor::MAX_MONITORS;
 pub use records::{Delivery, LOG_LIMIT, OpenRecord, WriteRecord};
 use serve::{Hub, Phase};
-pub use serve::{MAX_CONNECTIONS, MAX_REQUESTS, SERVICE_PATH};
-use task::Start;
+pub use serve::{MAX_CONNECTIONS, MAX_REQUESTS};
+use task::{Nodes, Start};
 pub use task::{TaskState, Tokens};
 
 /// The account key of an engine that was not given one.
@@ -199,6 +209,7 @@ impl Sandbox {
             provider: "webhook".to_owned(),
             name: name.to_owned(),
             threads,
+            nodes: Nodes::default(),
             ttl: None,
         };
         if let Started::New(task) = self.hub.engine.start(start, Instant::now()) {

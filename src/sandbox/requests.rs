@@ -11,7 +11,8 @@ use super::commands::{self, Answer, Call};
 use super::connection::Connection;
 use super::engine::{Engine, Identity, USER};
 use super::faults::{Effect, Matched, Verdict};
-use crate::client::protocol::Request;
+use super::monitor::{self, Scope};
+use crate::client::protocol::{Arguments, Request};
 
 /// Logins that one connection may try.
 const MAX_LOGINS: u32 = 5;
@@ -56,6 +57,13 @@ pub(super) async fn handle(
             connection.set_identity(None);
             Ok(Answer::Empty)
         }
+        ("rrext_monitor", Some(identity)) => {
+            commands::pause(verdict.delay).await;
+            Ok(match verdict.effect {
+                Some(Effect::Mask | Effect::NodeError { .. }) => Answer::Empty,
+                _ => subscribe(engine, connection, identity, &request).await,
+            })
+        }
         (_, Some(identity)) => {
             let effect = verdict.effect.as_ref();
             let call = Call { identity, request: &request, frame: size, delay: verdict.delay, effect };
@@ -66,6 +74,79 @@ pub(super) async fn handle(
         _ if verdict.effect == Some(Effect::CutAfter) => connection.cut(),
         Ok(answer) => connection.reply(&request, answer).await,
         Err(answer) => refuse(connection, &request, answer, true).await,
+    }
+}
+
+/// Takes a subscription and says at once where things stand, before the reply.
+async fn subscribe(engine: &Engine, connection: &Connection, identity: &Identity, request: &Request) -> Answer {
+    if let Some(refused) = commands::forbidden(identity, &request.command) {
+        return refused;
+    }
+    let scope = match scope(engine, identity, &request.arguments) {
+        Ok(scope) => scope,
+        Err(refused) => return refused,
+    };
+    let set = connection.monitors().set(scope.clone(), monitor::kinds(&request.arguments));
+    let Some(new) = set else { return Answer::refused("Too many subscriptions") };
+    if new & monitor::SUMMARY != 0
+        && let Some(standing) = engine.standing(&scope)
+    {
+        connection.tell(&standing).await;
+    }
+    if new & monitor::TASK != 0 {
+        connection.tell(&engine.running(identity)).await;
+    }
+    Answer::Empty
+}
+
+/// A task by its token, all tasks, or a pipeline that need not run yet. A task credential is locked to its task.
+fn scope(engine: &Engine, identity: &Identity, arguments: &Arguments) -> Result<Scope, Answer> {
+    let pipe = arguments.get("pipeId").and_then(Value::as_u64);
+    let (project, source) = (commands::text(arguments, "projectId"), commands::text(arguments, "source"));
+    let token = match identity {
+        Identity::Account => commands::text(arguments, "token"),
+        Identity::Task(token) | Identity::Public(token) => Some(token.as_str()),
+    };
+    match (token, project, source) {
+        (Some("*"), None, None) => Ok(Scope::All),
+        (Some(token), None, None) => engine
+            .task(token, |task| (task.start.project_id.clone(), task.start.source.clone()))
+            .map(|(project, source)| Scope::Pipeline { project, source, pipe })
+            .ok_or_else(|| commands::not_running(engine, None)),
+        (None, Some(project), Some(source)) => {
+            Ok(Scope::Pipeline { project: project.to_owned(), source: source.to_owned(), pipe })
+        }
+        _ => Err(Answer::refused("Either a token or projectId and source are needed")),
+    }
+}
+
+/// Why a request of this process has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Whoever asks on somebody's behalf loses that connection.
+    Cut,
+    /// Nobody is ever answered.
+    Never,
+}
+
+/// Carries out a request of the front that serves HTTP: the same commands, the same trouble, no connection.
+pub(super) async fn ask(engine: &Arc<Engine>, identity: &Identity, request: &Request) -> Result<Answer, Lost> {
+    let verdict = judge(engine, Some(identity), request);
+    match &verdict.effect {
+        Some(Effect::Hang) => return Err(Lost::Never),
+        Some(Effect::CutBefore | Effect::Close { .. }) => return Err(Lost::Cut),
+        Some(Effect::Refuse { message, code }) => {
+            commands::pause(verdict.delay).await;
+            return Ok(Answer::Refused { message: message.clone(), code: code.clone() });
+        }
+        _ => {}
+    }
+    let frame = request.payload.as_ref().map_or(0, bytes::Bytes::len);
+    let call = Call { identity, request, frame, delay: verdict.delay, effect: verdict.effect.as_ref() };
+    match commands::carry_out(engine, call).await {
+        _ if verdict.effect == Some(Effect::CutAfter) => Err(Lost::Cut),
+        Answer::Silence => Err(Lost::Never),
+        answer => Ok(answer),
     }
 }
 

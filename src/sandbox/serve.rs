@@ -1,4 +1,4 @@
-//! The sockets: the upgrade, one reader and one writer a connection, every message its own task.
+//! The sockets: accepted and ended, one reader and one writer a connection, every message its own task.
 //!
 //! It must not know what a command does, nor who is logged in.
 
@@ -15,20 +15,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request as Upgrade, Response as Upgraded};
-use tokio_tungstenite::tungstenite::http::StatusCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_tungstenite::tungstenite::{Bytes, Error as SocketError};
 
 use super::connection::{Connection, Door, Order};
 use super::engine::Engine;
-use super::requests;
+use super::{greet, requests};
 use crate::client::protocol::{Frame, Request};
 
-/// The path of the service.
-pub const SERVICE_PATH: &str = "/task/service";
-
-/// Connections at one time; more are dropped before the upgrade.
+/// Connections at one time, of HTTP too; more are dropped at once.
 pub const MAX_CONNECTIONS: usize = 4_096;
 
 /// Requests of one connection that are being worked on or wait for a slot; beyond it the connection is not read.
@@ -40,12 +35,13 @@ const MAX_PAYLOAD_KIB: usize = 1024 * 1024;
 /// Replies that wait for the writer of one connection; beyond it their handlers wait.
 const MAX_REPLIES: usize = 1_024;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often subscribers are told of counts that changed.
+const SUM_UP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a peer gets to answer a close frame before its socket is dropped.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 
-type Socket = WebSocketStream<TcpStream>;
+pub(super) type Socket = WebSocketStream<TcpStream>;
 
 /// How the server ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +57,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Hub {
     pub(super) engine: Arc<Engine>,
-    door: Arc<Door>,
+    pub(super) door: Arc<Door>,
     connections: Mutex<HashMap<u64, Arc<Connection>>>,
     pub(super) accepted: AtomicU64,
     payload: Arc<Semaphore>,
@@ -86,6 +82,14 @@ impl Hub {
         self.lock().len()
     }
 
+    /// Hands the events out to whoever asked for them.
+    fn spread(&self) {
+        let notices = self.engine.take_notices();
+        if !notices.is_empty() {
+            self.lock().values().for_each(|connection| connection.tell_subscribed(notices.iter()));
+        }
+    }
+
     pub(super) fn cut_all(&self) {
         self.lock().values().for_each(|connection| connection.cut());
     }
@@ -100,10 +104,17 @@ pub(super) async fn serve(hub: Arc<Hub>, listener: TcpListener, mut phase: watch
     let mut connections = JoinSet::new();
     let mut sweep = tokio::time::interval(hub.engine.sweep_interval());
     sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sum_up = tokio::time::interval(SUM_UP_INTERVAL);
+    sum_up.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while *phase.borrow() == Phase::Serve {
         tokio::select! {
             changed = phase.changed() => if changed.is_err() { break },
             _ = sweep.tick() => hub.engine.sweep(Instant::now()),
+            () = hub.engine.noticed.notified() => hub.spread(),
+            _ = sum_up.tick() => {
+                hub.engine.sum_up();
+                hub.spread();
+            }
             Some(ended) = connections.join_next() => note_panic(&hub.engine, &ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) if connections.len() < MAX_CONNECTIONS => {
@@ -138,27 +149,9 @@ fn note_panic(engine: &Engine, ended: &Result<(), tokio::task::JoinError>) {
 async fn connect(hub: Arc<Hub>, stream: TcpStream, peer: SocketAddr) {
     // Small requests and replies would wait for each other otherwise; failing to set it only costs time.
     let _ = stream.set_nodelay(true);
-    let options = &hub.engine.options;
-    let mut guest = None;
-    let max = Some(options.max_message);
-    let config = WebSocketConfig::default().max_message_size(max).max_frame_size(max);
-    #[allow(clippy::result_large_err)] // the callback's type is the crate's
-    let check = |request: &Upgrade, response: Upgraded| -> Result<Upgraded, ErrorResponse> {
-        if request.uri().path() == SERVICE_PATH {
-            guest = hub.door.enter(peer.ip(), options.max_unauthenticated);
-        }
-        if guest.is_some() {
-            return Ok(response);
-        }
-        let mut refusal = ErrorResponse::new(None);
-        *refusal.status_mut() = StatusCode::FORBIDDEN;
-        Err(refusal)
-    };
-    let upgrade = tokio_tungstenite::accept_hdr_async_with_config(stream, check, Some(config));
-    let Ok(Ok(socket)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, upgrade).await else { return };
-
+    let Some((socket, guest)) = greet::greet(&hub, stream, peer).await else { return };
     let (replies, outgoing) = mpsc::channel(MAX_REPLIES);
-    let connection = Arc::new(Connection::new(replies, guest, Arc::clone(&hub.door), peer.ip()));
+    let connection = Arc::new(Connection::new(replies, Some(guest), Arc::clone(&hub.door), peer.ip()));
     let id = hub.accepted.fetch_add(1, Ordering::Relaxed);
     hub.lock().insert(id, Arc::clone(&connection));
     let registered = Registered { hub: &hub, id };

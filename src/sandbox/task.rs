@@ -39,6 +39,24 @@ pub struct Tokens {
     pub public: String,
 }
 
+/// The nodes that the sandbox does run, told by the `provider` of a component: those that fail, for programs that can
+/// send a pipeline but not order trouble.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Nodes {
+    /// `sandbox_refusing`: refuses every object at its open, which is masked.
+    pub(super) refuses: bool,
+    /// `sandbox_failing`: fails at every close with the `message` of its `config`.
+    pub(super) fails: Option<String>,
+}
+
+impl Nodes {
+    pub(super) fn of(components: &[Value]) -> Self {
+        let with = |provider: &str| components.iter().find(|component| component["provider"] == provider);
+        let words = |node: &Value| node["config"]["message"].as_str().unwrap_or("the node failed").to_owned();
+        Self { refuses: with("sandbox_refusing").is_some(), fails: with("sandbox_failing").map(words) }
+    }
+}
+
 /// How a task is started.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
@@ -48,6 +66,7 @@ pub(super) struct Start {
     pub(super) provider: String,
     pub(super) name: String,
     pub(super) threads: usize,
+    pub(super) nodes: Nodes,
     /// None: never.
     pub(super) ttl: Option<Duration>,
 }
@@ -101,6 +120,8 @@ pub(super) struct Task {
     pipes: HashMap<u64, Pipe>,
     completed: u64,
     failed: u64,
+    /// The counts changed since subscribers were told of them.
+    pub(super) unreported: bool,
     pub(super) peak_pipes: usize,
 }
 
@@ -117,8 +138,14 @@ impl Task {
             pipes: HashMap::new(),
             completed: 0,
             failed: 0,
+            unreported: false,
             peak_pipes: 0,
         }
+    }
+
+    /// Names the pipeline, whichever time it runs.
+    pub(super) fn id(&self) -> String {
+        format!("{}.{}", self.start.project_id, self.start.source)
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -224,6 +251,7 @@ impl Task {
 
     pub(super) fn count(&mut self, ok: bool) {
         *(if ok { &mut self.completed } else { &mut self.failed }) += 1;
+        self.unreported = true;
     }
 
     /// Drops idle pipes unprocessed and silently; a running write is spared.
@@ -297,6 +325,7 @@ mod tests {
             provider: "webhook".into(),
             name: "n".into(),
             threads,
+            nodes: Nodes::default(),
             ttl: Some(Duration::from_secs(900)),
         };
         let mut task = Task::new(1, start, now);

@@ -210,7 +210,7 @@ async fn on_a_full_disk_what_was_sent_is_recorded_once_there_is_room() {
     // Writes until the disk is full.
     assert!(std::fs::write(&ballast, vec![0; 1024 * 1024]).is_err());
     let daemon = host.start();
-    daemon.logged("the result cannot be written; trying until it can, and sending nothing new meanwhile").await;
+    daemon.logged("delivered, but the result cannot be written; trying until it can").await;
     assert!(names.iter().all(|name| host.result(name).is_none() && host.error(name).is_none()));
 
     std::fs::remove_file(&ballast).unwrap();

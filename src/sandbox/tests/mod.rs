@@ -1,6 +1,8 @@
 //! The facts of the protocol on the wire, told with raw frames: no client library is in between.
 
 mod ends;
+mod events;
+mod http;
 mod login;
 mod pipes;
 mod tasks;

@@ -122,3 +122,23 @@ async fn without_threads_every_open_hangs() {
     client.send_open(reply["body"]["token"].as_str().unwrap(), "a").await;
     assert!(client.is_silent().await);
 }
+
+#[tokio::test]
+async fn nodes_that_fail_can_be_had_by_a_pipeline() {
+    let sandbox = start().await;
+    let mut client = Client::connect(&sandbox).await;
+    let with = |name: &str, provider: &str| {
+        let mut pipeline = pipeline(name);
+        let node = json!({"id": "node_1", "provider": provider, "config": {"message": "no model"}});
+        pipeline["components"].as_array_mut().unwrap().push(node);
+        json!({"pipeline": pipeline})
+    };
+    let (refusing, failing) = (with("r", "sandbox_refusing"), with("f", "sandbox_failing"));
+    let reply = client.call("execute", refusing).await;
+    assert!(is_masked(&client.open(reply["body"]["token"].as_str().unwrap(), "a").await));
+    let reply = client.call("execute", failing).await;
+    let token = reply["body"]["token"].as_str().unwrap().to_owned();
+    client.open(&token, "a").await;
+    assert_eq!(client.close(&token, 0).await["body"]["error"]["message"], "no model");
+    assert_eq!(sandbox.deliveries()[0].error.as_deref(), Some("no model"));
+}
