@@ -1,6 +1,6 @@
 //! Connecting and tasks.
 
-use rocketride_ingest::client::{Error, ExecuteOptions, ObjectInfo, Reconnect, TaskState};
+use rocketride_ingest::client::{Error, ExecuteOptions, Monitor, Notice, ObjectInfo, Reconnect, TaskState};
 use rocketride_ingest::sandbox::{Effect, Rule};
 
 use super::*;
@@ -83,4 +83,26 @@ async fn an_error_carries_the_servers_message_code_and_place() {
     let error = within(client.ping()).await.unwrap_err();
     let server = error.server().unwrap();
     assert_eq!((server.message.as_str(), server.code.as_deref()), ("out of luck", Some("NO_LUCK")));
+}
+
+#[tokio::test]
+async fn the_servers_events_arrive_as_long_as_they_are_wanted() {
+    let (_sandbox, client, token) = engine(4).await;
+    let mut events = client.events();
+    let monitor = Monitor::task(&token);
+    within(client.add_monitor(&monitor, &["summary", "task"])).await.unwrap();
+    within(client.send(&token, "x", ObjectInfo::default(), None)).await.unwrap();
+    loop {
+        match within(events.next()).await.unwrap().unwrap() {
+            Notice::Event(event) if event.event == "apaevt_status_update" => break,
+            Notice::Event(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    within(client.remove_monitor(&monitor, &["summary", "task"])).await.unwrap();
+    within(client.disconnect()).await;
+    // What came before the end may still be there, then it is over.
+    while let Some(notice) = within(events.next()).await {
+        notice.unwrap();
+    }
 }
