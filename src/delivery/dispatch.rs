@@ -13,8 +13,8 @@ use futures_util::future::select_all;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
+use super::claimed::{Claimed, Tools};
 use super::limits::{ByteLimit, FileLimit};
-use super::outcome::{Claimed, Tools};
 use super::pipeline::{Line, Session};
 use super::recover;
 use super::slots::{Room, Slots, UploadId};

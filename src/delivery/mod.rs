@@ -7,7 +7,8 @@
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
 //! | [`worker`] | one upload |
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
-//! | [`outcome`] | what became of a job: files on disk, then the journal |
+//! | [`claimed`] | a job that is being worked on |
+//! | [`delivered`], [`failed`] | what became of it: files on disk, then the journal |
 //! | [`result`](mod@result), [`after`] | result files, written durably; the input kept, removed or moved |
 //! | [`recover`] | post-actions that a crash interrupted and no record knows |
 //! | [`space`] | whether there is room to begin anything new |
@@ -15,9 +16,11 @@
 //! It gets its work from the journal alone and knows nothing of events, scans or settling.
 
 pub mod after;
+pub mod claimed;
+pub mod delivered;
 pub mod dispatch;
+pub mod failed;
 pub mod limits;
-pub mod outcome;
 pub mod pipeline;
 pub mod recover;
 pub mod result;

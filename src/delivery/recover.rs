@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::after::{self, Recovery};
 use super::blocking;
-use super::outcome::Tools;
+use super::claimed::Tools;
 use crate::folder::Folder;
 use crate::job::{FileKey, JobState};
 use crate::show::Shown;

@@ -3,7 +3,7 @@
 //! ```text
 //! open beneath the root, same generation? -> adopt the result of an interrupted attempt -> temp file of the result
 //!  -> byte budget of a one-write file -> open pipe -> same? -> write, hashing -> still same, by descriptor and by name?
-//!  -> close -> (see `outcome`) result durable -> journal -> post-action
+//!  -> close -> (see `delivered`) result durable -> journal -> post-action
 //! ```
 //!
 //! `close` commits, so it is sent only for a whole, unchanged file: everything the file could do meanwhile is
@@ -21,8 +21,9 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::blocking;
+use super::claimed::Claimed;
+use super::delivered::Sent;
 use super::limits::{ByteLimit, take_bytes};
-use super::outcome::{Claimed, Sent};
 use super::pipeline::{Health, Line, Session};
 use super::result::Temp;
 use super::slots::UploadId;

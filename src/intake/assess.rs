@@ -42,22 +42,10 @@ pub fn assess(job: Option<&Job>, generation: &Generation) -> Assessment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     fn job(state: JobState) -> Job {
-        Job {
-            path: "f".into(),
-            generation: generation(1),
-            state,
-            attempts: 0,
-            changes: 0,
-            admitted_at: 0,
-            first_attempt_at: None,
-            last_attempt_at: None,
-            last_error: None,
-            sha256: None,
-            sidecar: None,
-            absent: false,
-        }
+        Job { state, ..Job::admitted(Path::new("f"), generation(1), 0) }
     }
 
     fn generation(mtime_ns: i64) -> Generation {

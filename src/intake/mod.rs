@@ -17,6 +17,7 @@ pub mod rounds;
 pub mod scan;
 pub mod select;
 pub mod settle;
+mod settled;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -26,27 +27,23 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use self::admit::{Decision, Desk, Inspection};
 use self::overlap::{InUse, Roots};
 use self::rounds::Rounds;
 use self::scan::{Report, Walker};
 use self::select::Selector;
-use self::settle::{Settling, Verdict};
+use self::settle::Settling;
 use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
-use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
 use crate::folder::{Availability, Folder};
 use crate::fs::Root;
 use crate::identity::Identity;
-use crate::job::{Event, FileKey};
+use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
 
 /// Paths of one watch that may be settling at a time.
 const MAX_SETTLING: usize = 10_000;
-/// Paths looked at in one go.
-const BATCH: usize = 256;
 /// Paths that a walk may be ahead of intake.
 const SINK_CAPACITY: usize = 256;
 /// Quiet that a file must show where the kernel tells of writers.
@@ -59,12 +56,6 @@ const ROOT_CHECK: Duration = Duration::from_secs(2);
 const ROOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is said of a root that takes longer.
 const DOES_NOT_ANSWER: &str = "its filesystem does not answer";
-/// Bytes hashed in one go; what is left is looked at right after.
-const HASH_BUDGET: u64 = 256 * 1024 * 1024;
-/// When a path is looked at again that could not be looked at.
-const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
-/// When a path is looked at again whose earlier generation is on its way.
-const BUSY_DELAY: Duration = Duration::from_millis(500);
 
 /// Intake of one watch.
 pub struct Intake {
@@ -332,115 +323,6 @@ impl Intake {
     fn quiet(&self) -> Duration {
         let remote = self.folder.root().is_some_and(|root| root.kind().remote);
         self.folder.watch.settle.unwrap_or(if remote { QUIET_UNSURE } else { QUIET })
-    }
-
-    /// Looks at the paths whose time has come, and admits those that have settled. Returns those that are folders.
-    async fn settle(&mut self, root: &Arc<Root>) -> Result<Vec<PathBuf>, Failure> {
-        let due = self.settling.due(self.started.elapsed(), BATCH);
-        let inspected =
-            self.at_desk(root, move |desk| due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>());
-        let inspected = inspected.await;
-        let now = self.started.elapsed();
-        let (mut settled, mut gone, mut folders) = (Vec::new(), Vec::new(), Vec::new());
-        for (inspection, rel) in inspected {
-            match inspection {
-                Inspection::Candidate(generation) if self.selector.file(&rel).is_ok() => {
-                    if self.settling.look(&rel, generation, now) == Verdict::Settled {
-                        let unsure_is_fine = self.folder.watch.settle.is_some()
-                            || self.settling.quiet(&rel).is_some_and(|quiet| quiet >= QUIET_UNSURE);
-                        settled.push((rel, generation, unsure_is_fine));
-                    }
-                }
-                Inspection::Candidate(_) | Inspection::Nothing => self.settling.remove(&rel),
-                Inspection::Gone => gone.push(rel),
-                Inspection::Directory => {
-                    self.settling.remove(&rel);
-                    folders.push(rel);
-                }
-                Inspection::Unknown(error) => {
-                    tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be looked at now");
-                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
-                }
-            }
-        }
-        let at = unix_millis();
-        let decided = self.at_desk(root, move |desk| {
-            let mut decided = Vec::with_capacity(settled.len());
-            for (rel, generation, unsure_is_fine) in settled {
-                decided.push((desk.decide(&rel, generation, unsure_is_fine, at), rel));
-                // The others are due still, and decided in the next round: hints and the root are not to wait for hours.
-                if desk.hashed() >= HASH_BUDGET {
-                    break;
-                }
-            }
-            (decided, desk.unsure())
-        });
-        let (decided, unsure) = decided.await;
-        if let Some(why) = unsure {
-            self.say_unsure(why);
-        }
-        let now = self.started.elapsed();
-        let mut events: Vec<(PathBuf, Event)> = gone.into_iter().map(|rel| (rel, Event::Gone)).collect();
-        for (decision, rel) in decided {
-            match decision {
-                Decision::Record(event) => events.push((rel, event)),
-                Decision::Nothing => self.settling.remove(&rel),
-                Decision::NoWriterCheck(why) => {
-                    self.say_unsure(why);
-                    self.settling.notice(&rel, QUIET_UNSURE, now);
-                }
-                Decision::Busy => self.settling.postpone(&rel, BUSY_DELAY, now),
-                Decision::Writing | Decision::Later(None) => self.settling.restart(&rel, now),
-                Decision::Later(Some(error)) => {
-                    tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be admitted now");
-                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
-                }
-            }
-        }
-        self.record(events).await?;
-        Ok(folders)
-    }
-
-    async fn record(&mut self, events: Vec<(PathBuf, Event)>) -> Result<(), Failure> {
-        if events.is_empty() {
-            return Ok(());
-        }
-        let watch = self.folder.watch.id;
-        let rels: Vec<PathBuf> = events.iter().map(|(rel, _)| rel.clone()).collect();
-        let events = events.into_iter().map(|(rel, event)| (FileKey::new(watch, &rel), rel, event)).collect();
-        let outcomes = self.journal.apply_all(events).await?;
-        let now = self.started.elapsed();
-        for (rel, outcome) in rels.into_iter().zip(outcomes) {
-            match outcome {
-                Ok(_) => self.settling.remove(&rel),
-                // It moved on between the look and the commit: look again.
-                Err(refused) => {
-                    tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %refused, "looking again");
-                    self.settling.postpone(&rel, BUSY_DELAY, now);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn say_unsure(&mut self, why: &str) {
-        if !std::mem::replace(&mut self.unsure_said, true) {
-            tracing::warn!(
-                watch = %self.folder.watch.name, why, seconds = self.folder.watch.settle.unwrap_or(QUIET_UNSURE).as_secs_f64(),
-                "the kernel does not tell whether files here are still being written; they settle by quiet alone"
-            );
-        }
-    }
-
-    /// Runs a closure that blocks on the disk.
-    async fn at_desk<T: Send + 'static>(
-        &self,
-        root: &Arc<Root>,
-        work: impl FnOnce(Desk<'_>) -> T + Send + 'static,
-    ) -> T {
-        let (folder, root, journal, identity) =
-            (self.folder.clone(), root.clone(), self.journal.clone(), self.identity.clone());
-        blocking(move || work(Desk::new(&folder, &root, &journal, &identity))).await
     }
 }
 

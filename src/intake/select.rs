@@ -123,3 +123,81 @@ fn is_junk(name: &OsStr) -> bool {
         || JUNK_PREFIXES.iter().any(|junk| name.starts_with(junk.as_bytes()))
         || JUNK_SUFFIXES.iter().any(|junk| name.ends_with(junk.as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    fn selector(watch: &str) -> Selector {
+        let text = format!(
+            "[server]\nuri = \"http://127.0.0.1\"\n[pipelines.p]\nfile = \"p.pipe\"\n\
+             [[watch]]\npath = \"/in\"\npipeline = \"p\"\n{watch}"
+        );
+        let config = Config::parse(&text, Path::new("/etc/config.toml"), &Environment::default()).unwrap();
+        Selector::new(&config.watches[0])
+    }
+
+    fn check(selector: &Selector, expected: &[(&str, Option<&str>)]) {
+        for (path, rule) in expected {
+            assert_eq!(selector.file(Path::new(path)).err().map(Skip::rule), *rule, "{path}");
+        }
+    }
+
+    #[test]
+    fn ordinary_names_are_inputs_and_junk_is_not() {
+        check(
+            &selector(""),
+            &[
+                ("a.pdf", None),
+                ("#1 invoice.pdf", None),
+                ("sub/Grüße aus Köln.txt", None),
+                (".hidden", Some("junk")),
+                (".git/config", Some("junk")),
+                ("a.pdf.part", Some("junk")),
+                ("sub/UPLOAD.TMP", Some("junk")),
+                ("~$report.docx", Some("junk")),
+                ("Thumbs.db", Some("junk")),
+            ],
+        );
+        check(&selector("ignore_junk = false"), &[(".hidden", None), ("a.tmp", None)]);
+    }
+
+    #[test]
+    fn our_own_outputs_are_never_inputs_whatever_the_filters_say() {
+        check(
+            &selector("ignore_junk = false\ninclude = [\"*\"]"),
+            &[
+                ("a.pdf.result.json", Some("output")),
+                ("a.pdf.error.json", Some("output")),
+                ("sub/a.result.txt", Some("output")),
+                (".rri-tmp-x", Some("output")),
+                (".rri-x/a.pdf", Some("output")),
+                (".nfs000", Some("output")),
+                ("result.json", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn exclude_wins_over_include() {
+        check(
+            &selector("include = [\"*.pdf\"]\nexclude = [\"draft*\"]"),
+            &[("a.pdf", None), ("sub/a.pdf", None), ("a.txt", Some("include")), ("draft.pdf", Some("exclude"))],
+        );
+    }
+
+    #[test]
+    fn where_finished_files_go_nothing_is_picked_up() {
+        let selector = selector("on_success = { move = \"done\" }");
+        check(&selector, &[("done/a.pdf", Some("move-target")), ("donet/a.pdf", None), ("sub/done/a.pdf", None)]);
+        assert!(selector.folders(Path::new("done")).is_err(), "it is not even walked");
+    }
+
+    #[test]
+    fn nesting_is_bounded_and_can_be_switched_off() {
+        check(&selector("recursive = false"), &[("a.pdf", None), ("sub/a.pdf", Some("recursive"))]);
+        let deep = "d/".repeat(MAX_DEPTH + 1) + "a.pdf";
+        check(&selector(""), &[(deep.as_str(), Some("depth"))]);
+    }
+}

@@ -250,7 +250,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
 }
 
 impl Job {
-    pub(super) fn admitted(path: &Path, generation: Generation, at: Millis) -> Self {
+    pub(crate) fn admitted(path: &Path, generation: Generation, at: Millis) -> Self {
         Self {
             path: path.to_owned(),
             generation,

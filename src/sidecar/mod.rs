@@ -7,227 +7,31 @@
 //! version, of our instance, and about an input of this name. Whatever else stands at such a name, a link and
 //! a directory included, is a stranger's and is never overwritten: the next name is taken.
 
+mod name;
+mod schema;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::clock::from_rfc3339;
+pub use self::name::{
+    HIDDEN_PREFIX, Kind, TEMP_PREFIX, disambiguated, hidden_name, input_of_error, is_output, name_of, other_temp_name,
+    temp_name,
+};
+use self::schema::Header;
+pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation, Millis};
 
-/// Version of the files' schema.
-pub const SCHEMA_VERSION: u32 = 1;
-/// Longest name that Linux filesystems take, in bytes.
-const NAME_MAX: usize = 255;
 /// How many names are tried when strangers' files stand at ours.
 const MAX_ALTERNATIVES: u32 = 9;
 /// A file of ours is never larger: incoming messages are bounded below this.
 const MAX_LEN: u64 = 512 * 1024 * 1024;
-/// Prefix of every hidden name of ours: temp files and files in the middle of a post-action.
-pub const HIDDEN_PREFIX: &str = ".rri-";
-/// Prefix of temp files; the object id follows.
-pub const TEMP_PREFIX: &str = ".rri-tmp-";
-
-/// Which of the files beside an input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `NAME.result.json`
-    Result,
-    /// `NAME.error.json`
-    Error,
-}
-
-impl Kind {
-    fn suffix(self) -> &'static str {
-        match self {
-            Self::Result => ".result.json",
-            Self::Error => ".error.json",
-        }
-    }
-
-    fn action(self) -> &'static str {
-        match self {
-            Self::Result => "complete",
-            Self::Error => "error",
-        }
-    }
-}
-
-/// Whether a name is one of our outputs, or of NFS's own; never ingested, whatever the filters say.
-pub fn is_output(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    [".result.json", ".error.json", ".result.txt"].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
-        || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
-}
-
-/// The input that an error file of this name is about, where the name was not shortened.
-pub fn input_of_error(name: &OsStr) -> Option<OsString> {
-    let stem = name.as_bytes().strip_suffix(Kind::Error.suffix().as_bytes())?;
-    (!stem.is_empty()).then(|| OsString::from_vec(stem.to_vec()))
-}
-
-/// The temp name of an object's result.
-pub fn temp_name(object_id: Uuid) -> OsString {
-    format!("{TEMP_PREFIX}{object_id}").into()
-}
-
-/// Another temp name of it, that nobody can foresee: for when a stranger's file stands at the first.
-pub fn other_temp_name(object_id: Uuid) -> OsString {
-    format!("{TEMP_PREFIX}{object_id}-{}", Uuid::new_v4().simple()).into()
-}
-
-/// The name a file has while its post-action is under way.
-pub fn hidden_name(object_id: Uuid) -> OsString {
-    format!("{HIDDEN_PREFIX}{object_id}").into()
-}
-
-/// The `n`-th name (from 1) for the result or error file of an input.
-///
-/// `NAME.result.json`, then `NAME~2.result.json` and so on; shortened to
-/// `<stem>~<8 hex of sha256(name)>.result.json` where it would be longer than a name may be.
-pub fn name_of(input: &OsStr, kind: Kind, n: u32) -> OsString {
-    let alternative = if n > 1 { format!("~{n}") } else { String::new() };
-    let tail = format!("{alternative}{}", kind.suffix());
-    let mut name = input.as_bytes().to_vec();
-    if name.len() + tail.len() > NAME_MAX {
-        let mark = format!("~{}", short_hash(&Sha256::digest(input.as_bytes())));
-        name.truncate(floor_char_boundary(&name, NAME_MAX - tail.len() - mark.len()));
-        name.extend_from_slice(mark.as_bytes());
-    }
-    name.extend_from_slice(tail.as_bytes());
-    OsString::from_vec(name)
-}
-
-/// `stem~<8 hex of the hash>.ext`: the name of a moved file whose own name is taken at the target.
-pub fn disambiguated(input: &OsStr, sha256: &ContentHash) -> OsString {
-    let path = Path::new(input);
-    let extension = path.extension().map(|ext| [b".", ext.as_bytes()].concat()).unwrap_or_default();
-    let mark = format!("~{}", short_hash(sha256));
-    let mut name = path.file_stem().unwrap_or(input).as_bytes().to_vec();
-    let room = NAME_MAX.saturating_sub(mark.len() + extension.len());
-    if name.len() > room {
-        name.truncate(floor_char_boundary(&name, room));
-    }
-    name.extend_from_slice(mark.as_bytes());
-    name.extend_from_slice(&extension);
-    OsString::from_vec(name)
-}
-
-fn short_hash(hash: &[u8]) -> String {
-    hex::encode(&hash[..4])
-}
-
-fn from_hex(text: &str) -> Option<ContentHash> {
-    let mut hash = [0; 32];
-    hex::decode_to_slice(text, &mut hash).ok().map(|()| hash)
-}
-
-/// The largest cut not above `at` that splits no UTF-8 character; in bytes that are not UTF-8, any cut will do.
-fn floor_char_boundary(bytes: &[u8], at: usize) -> usize {
-    let continuation = |index: usize| bytes.get(index).is_some_and(|byte| byte & 0xC0 == 0x80);
-    (at.saturating_sub(3)..=at).rev().find(|index| !continuation(*index)).unwrap_or(at)
-}
-
-/// What every file of ours says about itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct About {
-    /// Version of this schema.
-    pub schema_version: u32,
-    /// The input as it was.
-    pub generation: Generation,
-    /// The object id it had, or would have had, at the server.
-    pub object_id: Uuid,
-    /// The daemon that wrote it.
-    pub instance: String,
-    /// Name of the pipeline.
-    pub pipeline: String,
-    /// Name of the watch.
-    pub watch: String,
-    /// Attempts charged to the file, the last included.
-    pub attempts: u32,
-}
-
-/// `NAME.result.json`: the SDK's `UPLOAD_RESULT`, then what makes it verifiable.
-#[derive(Debug, Serialize)]
-pub struct ResultFile<'a> {
-    /// `complete`.
-    pub action: &'static str,
-    /// The input.
-    pub filepath: String,
-    /// Bytes that were sent.
-    pub bytes_sent: u64,
-    /// Size of the input.
-    pub file_size: u64,
-    /// Seconds from the grant of the pipe to the pipeline's answer.
-    pub upload_time: f64,
-    /// The pipeline's answer, whole.
-    pub result: &'a Value,
-    /// SHA-256 of what was sent, hexadecimal.
-    pub sha256: String,
-    /// Who, what and how often.
-    #[serde(flatten)]
-    pub about: About,
-    /// RFC 3339, UTC.
-    pub completed_at: String,
-    /// What a reader should know, for example text that was not valid UTF-8.
-    pub warnings: Vec<String>,
-}
-
-/// `NAME.error.json`: why a file was given up, and what to do.
-#[derive(Debug, Serialize)]
-pub struct ErrorFile {
-    /// `error`.
-    pub action: &'static str,
-    /// The input.
-    pub filepath: String,
-    /// Size of the input.
-    pub file_size: u64,
-    /// Why.
-    pub error: String,
-    /// Stable name of the kind of failure.
-    pub code: String,
-    /// Whether trying again may help without a change.
-    pub retryable: bool,
-    /// Plain words for the person who dropped the file.
-    pub hint: String,
-    /// RFC 3339, UTC; absent if it was given up without an attempt.
-    pub first_attempt_at: Option<String>,
-    /// RFC 3339, UTC; absent if it was given up without an attempt.
-    pub last_attempt_at: Option<String>,
-    /// Who, what and how often.
-    #[serde(flatten)]
-    pub about: About,
-}
-
-/// What recognition needs of a file of ours; the rest is skipped unread.
-#[derive(Debug, Clone, Deserialize)]
-struct Header {
-    action: String,
-    filepath: String,
-    schema_version: u32,
-    instance: String,
-    object_id: Uuid,
-    generation: Generation,
-    #[serde(default)]
-    sha256: Option<String>,
-    #[serde(default)]
-    completed_at: Option<String>,
-}
-
-impl Header {
-    fn ours(self, name: OsString) -> Ours {
-        let sha256 = self.sha256.as_deref().and_then(from_hex);
-        let completed_at = self.completed_at.as_deref().and_then(from_rfc3339);
-        Ours { name, object_id: self.object_id, generation: self.generation, sha256, completed_at }
-    }
-}
 
 /// A file of ours that stands beside an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -377,8 +181,10 @@ pub fn hash_reader(mut reader: impl Read) -> io::Result<ContentHash> {
 
 #[cfg(test)]
 mod tests {
+    use super::name::NAME_MAX;
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::ffi::OsStringExt;
 
     fn identity() -> Identity {
         Identity { instance: "inst".into(), uid: rustix::process::geteuid().as_raw() }

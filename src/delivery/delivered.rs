@@ -1,0 +1,202 @@
+//! The pipeline has a file: its result made durable, then the journal told, then the post-action.
+//!
+//! The order is the promise: a result is durable before the journal says so, and the journal says so before the
+//! input is touched. A crash in between is found at the next start: the result is adopted, the post-action finished.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::after::{self, Delivered};
+use super::blocking;
+use super::claimed::{Claimed, to_json};
+use super::result::{Temp, remove_error_file};
+use super::verdict::Fault;
+use crate::client::upload::Uploaded;
+use crate::clock::{rfc3339, unix_millis};
+use crate::config::OnSuccess;
+use crate::fs::{Dir, Look, Seen, base_name};
+use crate::job::{ContentHash, Event, JobState};
+use crate::journal::Failure;
+use crate::show::Shown;
+use crate::sidecar::{self, Kind, ResultFile};
+
+/// How long a result that could not be placed waits for the next try.
+const PLACE_PAUSE: Duration = Duration::from_secs(5);
+/// Pauses before a post-action is tried again; after the last it is given up with a warning.
+const POST_ACTION_PAUSES: [Duration; 4] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(30)];
+
+/// A file that the pipeline has, whose result is not on disk yet.
+pub struct Sent {
+    /// What the pipeline answered.
+    pub uploaded: Uploaded,
+    /// Hash of what was sent.
+    pub sha256: ContentHash,
+    /// The folder of the input.
+    pub dir: Arc<Dir>,
+    /// The begun result file.
+    pub temp: Temp,
+    /// The input as it was sent.
+    pub seen: Seen,
+}
+
+impl Claimed {
+    /// Writes the result, then records the delivery.
+    pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
+        let Sent { uploaded, sha256, dir, temp, seen } = sent;
+        let warning = uploaded.invalid_utf8.then(|| {
+            "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
+        });
+        let (bytes_sent, upload_time) = (uploaded.bytes_sent, uploaded.seconds);
+        let file = ResultFile {
+            action: "complete",
+            filepath: self.filepath(),
+            bytes_sent,
+            file_size: seen.generation.size,
+            upload_time,
+            result: &Value::Object(uploaded.result.into_raw()),
+            sha256: hex::encode(sha256),
+            about: self.about(self.job.attempts.saturating_add(1)),
+            completed_at: rfc3339(unix_millis()),
+            warnings: warning.iter().cloned().collect(),
+        };
+        let content = Arc::new(to_json(&file));
+        drop(file);
+        let name = match self.place(&content, &dir, temp, &seen).await {
+            Ok(name) => name,
+            Err(fault) => return self.failed(fault).await,
+        };
+        drop(content);
+        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
+        let removed = blocking(move || remove_error_file(&dir, &input, &identity)).await;
+        if let Err(error) = removed {
+            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
+        }
+        if self.folder.release() {
+            tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
+        }
+        tracing::info!(
+            watch = %self.folder.watch.name, path = %Shown(&self.job.path), pipeline = %self.folder.watch.pipeline,
+            bytes = bytes_sent, seconds = upload_time, attempts = self.job.attempts + 1, result = %Shown(name.as_ref()),
+            warning, "delivered"
+        );
+        self.delivered(sha256, name.to_string_lossy().into_owned(), warning).await
+    }
+
+    /// Records that the result of an interrupted attempt stands there already.
+    pub async fn adopted(&self, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
+        tracing::info!(
+            watch = %self.folder.watch.name, path = %Shown(&self.job.path),
+            "the result of an interrupted attempt stands there; not sent again"
+        );
+        self.delivered(sha256, sidecar, None).await
+    }
+
+    async fn delivered(&self, sha256: ContentHash, sidecar: String, warning: Option<String>) -> Result<(), Failure> {
+        let post_action = self.folder.watch.on_success != OnSuccess::Keep;
+        match self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await? {
+            Some(job) if job.state == JobState::Delivered => Self { job, ..self.clone() }.finish().await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Does the post-action of a delivered job. Also where a restart goes on.
+    pub async fn finish(&self) -> Result<(), Failure> {
+        let mut stopping = self.tools.stopping.clone();
+        let mut pauses = POST_ACTION_PAUSES.iter();
+        let outcome = loop {
+            let claimed = self.clone();
+            match blocking(move || claimed.post_action()).await {
+                Ok(outcome) => break outcome,
+                Err(error) => {
+                    let Some(pause) = pauses.next() else { break after::Outcome::Kept(error.to_string()) };
+                    tracing::debug!(path = %Shown(&self.job.path), %error, "the post-action is tried again");
+                    tokio::select! {
+                        () = tokio::time::sleep(*pause) => {}
+                        // It stays Delivered; the next start goes on here.
+                        _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
+                    }
+                }
+            }
+        };
+        let warning = match &outcome {
+            after::Outcome::Kept(why) if !why.is_empty() => {
+                tracing::warn!(
+                    watch = %self.folder.watch.name, path = %Shown(&self.job.path), why,
+                    "delivered, but the file was left where it is"
+                );
+                Some(format!("left in place: {why}"))
+            }
+            after::Outcome::Kept(_) | after::Outcome::Gone => None,
+        };
+        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await.map(drop)
+    }
+
+    /// The post-action cannot be done, by a defect of ours: the job is done without it.
+    pub async fn give_up_post_action(&self, why: String) -> Result<(), Failure> {
+        self.apply(Event::Finished { warning: Some(why), gone: false }).await.map(drop)
+    }
+
+    fn post_action(&self) -> io::Result<after::Outcome> {
+        let dir = self.root.parent(&self.job.path)?;
+        let place = sidecar::find(&dir, base_name(&self.job.path), Kind::Result, &self.tools.identity)?;
+        let delivered = Delivered {
+            generation: self.job.generation,
+            sha256: self.job.sha256.unwrap_or_default(),
+            object_id: self.object_id(),
+            result: place.name().to_owned(),
+        };
+        after::finish(&self.folder, &self.root, &self.job.path, &delivered)
+    }
+
+    /// Places a result for as long as it takes: what the pipeline did is not paid for twice.
+    ///
+    /// Fails only if the daemon stops, or the input is gone with its folder: then there is no place for a result.
+    async fn place(&self, content: &Arc<Vec<u8>>, dir: &Arc<Dir>, temp: Temp, seen: &Seen) -> Result<OsString, Fault> {
+        let mut stopping = self.tools.stopping.clone();
+        let mut begun = Some(temp);
+        let mut waiting = None;
+        loop {
+            let (claimed, dir, content, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
+            let placed = blocking(move || {
+                let identity = &claimed.tools.identity;
+                let place = || -> io::Result<_> {
+                    let temp = match temp {
+                        Some(temp) => temp,
+                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?,
+                    };
+                    temp.place(&content, base_name(&claimed.job.path), Kind::Result, identity)
+                };
+                place().map_err(|error| {
+                    let gone = error.kind() == io::ErrorKind::NotFound
+                        && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
+                    (error, gone)
+                })
+            });
+            let (error, gone) = match placed.await {
+                Ok(name) => return Ok(name),
+                Err(failed) => failed,
+            };
+            let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
+            if gone {
+                tracing::error!(%watch, %path, "delivered, but the file is gone with its folder: its result has no place");
+                return Err(Fault::Vanished);
+            }
+            if waiting.is_none() {
+                tracing::error!(
+                    %watch, %path, %error,
+                    "delivered, but the result cannot be written; trying until it can, and sending nothing new meanwhile"
+                );
+                waiting = Some(self.folder.unplaced());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PLACE_PAUSE) => {}
+                _ = stopping.wait_for(|stopping| *stopping) => return Err(Fault::Stopping),
+            }
+        }
+    }
+}

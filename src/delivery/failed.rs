@@ -1,0 +1,152 @@
+//! A claimed job was not delivered now: whose fault it is decides what follows, and what the journal and the dropper
+//! are told.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::blocking;
+use super::claimed::{Claimed, short, to_json};
+use super::result::Temp;
+use super::verdict::{self, Blame, Fault};
+use crate::clock::{rfc3339, unix_millis};
+use crate::fs::base_name;
+use crate::job::{Event, Millis};
+use crate::journal::Failure;
+use crate::show::Shown;
+use crate::sidecar::{ErrorFile, Kind};
+
+/// When a file that this host cannot read is looked at again first; later ever more rarely, up to `retry.max`.
+const BLOCKED_DELAY: Duration = Duration::from_secs(30);
+/// An upload that stalled is tried again within twice this.
+const STALLED_DELAY: Duration = Duration::from_secs(10);
+/// When a job is looked at again that changed under the worker's hands, if settling does not bring it back before.
+const CHANGED_DELAY: Duration = Duration::from_secs(60);
+/// Jobs that come back at no attempt are spread over this long.
+const REFUND_SPREAD: Duration = Duration::from_secs(1);
+
+impl Claimed {
+    /// Records why a job was not delivered now, and what follows.
+    pub async fn failed(&self, fault: Fault) -> Result<(), Failure> {
+        let now = unix_millis();
+        let spread = || verdict::after(now, REFUND_SPREAD.mul_f64(fastrand::f64()));
+        let event = match fault {
+            Fault::Pipeline(error) => Event::Retry { due: spread(), error: short(error), charged: false },
+            Fault::Stopping => Event::Retry { due: now, error: "the daemon stopped meanwhile".into(), charged: false },
+            Fault::Descriptors(error) => {
+                tracing::warn!(reason = %error, "no file descriptors left; nothing new is begun for a while");
+                Event::Retry { due: spread(), error: short(error), charged: false }
+            }
+            Fault::Host(error) => {
+                self.hold(&error);
+                Event::Retry { due: spread(), error: short(error), charged: false }
+            }
+            Fault::Stalled(error) => {
+                tracing::warn!(
+                    watch = %self.folder.watch.name, path = %Shown(&self.job.path), reason = %error,
+                    "the upload did not get on; tried again, at no attempt"
+                );
+                let due = verdict::after(now, STALLED_DELAY.mul_f64(1.0 + fastrand::f64()));
+                Event::Retry { due, error: short(error), charged: false }
+            }
+            Fault::Blocked(error) => self.blocked(short(error), now),
+            Fault::Changed(reason) => {
+                tracing::debug!(path = %Shown(&self.job.path), reason, "settles again");
+                self.apply(Event::Changed { due: verdict::after(now, CHANGED_DELAY), reason: short(reason) }).await?;
+                // Told after the commit: intake then sees how often it changed.
+                self.folder.report_changed(self.job.path.clone());
+                return Ok(());
+            }
+            Fault::Vanished => {
+                tracing::info!(
+                    watch = %self.folder.watch.name, path = %Shown(&self.job.path), "gone before it was delivered"
+                );
+                Event::Vanish
+            }
+            Fault::File(blame) => return self.blame(blame).await,
+        };
+        self.apply(event).await.map(drop)
+    }
+
+    /// The longer a file cannot be read, the more rarely it is looked at; it is said once for each reason.
+    fn blocked(&self, error: String, now: Millis) -> Event {
+        let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
+        if self.job.last_error.as_ref() == Some(&error) {
+            tracing::debug!(%watch, %path, reason = %error, "still cannot be served");
+        } else {
+            tracing::warn!(%watch, %path, reason = %error, "this host cannot serve the file now; it waits, at no attempt");
+        }
+        let so_far = Duration::from_millis(now.saturating_sub(self.job.first_attempt_at.unwrap_or(now)));
+        let delay = so_far.clamp(BLOCKED_DELAY, self.tools.retry.max.max(BLOCKED_DELAY));
+        Event::Block { due: verdict::after(now, delay), error }
+    }
+
+    /// Charges an attempt; after the last one the file becomes a dead letter.
+    async fn blame(&self, blame: Blame) -> Result<(), Failure> {
+        let now = unix_millis();
+        let attempts = self.job.attempts.saturating_add(1);
+        let error = short(blame.error.clone());
+        let (watch, path) = (&self.folder.watch.name, &self.job.path);
+        if let Some(due) = verdict::next_attempt(&self.tools.retry, attempts, blame.retryable, fastrand::f64(), now) {
+            let seconds = (due - now) / 1000;
+            tracing::warn!(%watch, path = %Shown(path), attempts, seconds, reason = %error, "failed; tried again");
+            return self.apply(Event::Retry { due, error, charged: true }).await.map(drop);
+        }
+        let sidecar = match self.write_error_file(&blame, attempts).await {
+            Ok(name) => name,
+            // Nobody would learn of it: the file is tried again, and given up when the error file can be written.
+            Err(fault) => return Box::pin(self.failed(fault)).await,
+        };
+        tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
+        self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        // Its error file may have been removed before the journal knew of it, and that event have meant nothing.
+        self.folder.report_changed(self.job.path.clone());
+        Ok(())
+    }
+
+    /// Writes the error file; returns its name.
+    async fn write_error_file(&self, blame: &Blame, attempts: u32) -> Result<String, Fault> {
+        let file = ErrorFile {
+            action: "error",
+            filepath: self.filepath(),
+            file_size: self.job.generation.size,
+            error: short(blame.error.clone()),
+            code: blame.code.to_owned(),
+            retryable: blame.retryable,
+            hint: format!(
+                "{}. To try again, save the file anew, touch it, or delete this error file.",
+                uppercase_first(blame.hint)
+            ),
+            first_attempt_at: self.job.first_attempt_at.map(rfc3339),
+            last_attempt_at: self.job.last_attempt_at.map(rfc3339),
+            about: self.about(attempts),
+        };
+        let content = to_json(&file);
+        let claimed = self.clone();
+        blocking(move || {
+            let write = || -> io::Result<_> {
+                let dir = Arc::new(claimed.root.parent(&claimed.job.path)?);
+                let input = base_name(&claimed.job.path);
+                let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                let identity = &claimed.tools.identity;
+                Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?.place(
+                    &content,
+                    input,
+                    Kind::Error,
+                    identity,
+                )
+            };
+            match write() {
+                Ok(name) => Ok(name.to_string_lossy().into_owned()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Err(claimed.of_open(&error)),
+                Err(error) => Err(verdict::of_folder("cannot write the error file", &error)),
+            }
+        })
+        .await
+    }
+}
+
+fn uppercase_first(text: &str) -> String {
+    let mut characters = text.chars();
+    characters.next().map_or_else(String::new, |first| first.to_uppercase().chain(characters).collect())
+}

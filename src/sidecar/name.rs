@@ -1,0 +1,112 @@
+//! What the files beside an input are called.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::job::ContentHash;
+
+/// Longest name that Linux filesystems take, in bytes.
+pub(super) const NAME_MAX: usize = 255;
+/// Prefix of every hidden name of ours: temp files and files in the middle of a post-action.
+pub const HIDDEN_PREFIX: &str = ".rri-";
+/// Prefix of temp files; the object id follows.
+pub const TEMP_PREFIX: &str = ".rri-tmp-";
+
+/// Which of the files beside an input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `NAME.result.json`
+    Result,
+    /// `NAME.error.json`
+    Error,
+}
+
+impl Kind {
+    pub(super) fn suffix(self) -> &'static str {
+        match self {
+            Self::Result => ".result.json",
+            Self::Error => ".error.json",
+        }
+    }
+
+    pub(super) fn action(self) -> &'static str {
+        match self {
+            Self::Result => "complete",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Whether a name is one of our outputs, or of NFS's own; never ingested, whatever the filters say.
+pub fn is_output(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    [".result.json", ".error.json", ".result.txt"].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+        || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+}
+
+/// The input that an error file of this name is about, where the name was not shortened.
+pub fn input_of_error(name: &OsStr) -> Option<OsString> {
+    let stem = name.as_bytes().strip_suffix(Kind::Error.suffix().as_bytes())?;
+    (!stem.is_empty()).then(|| OsString::from_vec(stem.to_vec()))
+}
+
+/// The temp name of an object's result.
+pub fn temp_name(object_id: Uuid) -> OsString {
+    format!("{TEMP_PREFIX}{object_id}").into()
+}
+
+/// Another temp name of it, that nobody can foresee: for when a stranger's file stands at the first.
+pub fn other_temp_name(object_id: Uuid) -> OsString {
+    format!("{TEMP_PREFIX}{object_id}-{}", Uuid::new_v4().simple()).into()
+}
+
+/// The name a file has while its post-action is under way.
+pub fn hidden_name(object_id: Uuid) -> OsString {
+    format!("{HIDDEN_PREFIX}{object_id}").into()
+}
+
+/// The `n`-th name (from 1) for the result or error file of an input.
+///
+/// `NAME.result.json`, then `NAME~2.result.json` and so on; shortened to
+/// `<stem>~<8 hex of sha256(name)>.result.json` where it would be longer than a name may be.
+pub fn name_of(input: &OsStr, kind: Kind, n: u32) -> OsString {
+    let alternative = if n > 1 { format!("~{n}") } else { String::new() };
+    let tail = format!("{alternative}{}", kind.suffix());
+    let mut name = input.as_bytes().to_vec();
+    if name.len() + tail.len() > NAME_MAX {
+        let mark = format!("~{}", short_hash(&Sha256::digest(input.as_bytes())));
+        name.truncate(floor_char_boundary(&name, NAME_MAX - tail.len() - mark.len()));
+        name.extend_from_slice(mark.as_bytes());
+    }
+    name.extend_from_slice(tail.as_bytes());
+    OsString::from_vec(name)
+}
+
+/// `stem~<8 hex of the hash>.ext`: the name of a moved file whose own name is taken at the target.
+pub fn disambiguated(input: &OsStr, sha256: &ContentHash) -> OsString {
+    let path = Path::new(input);
+    let extension = path.extension().map(|ext| [b".", ext.as_bytes()].concat()).unwrap_or_default();
+    let mark = format!("~{}", short_hash(sha256));
+    let mut name = path.file_stem().unwrap_or(input).as_bytes().to_vec();
+    let room = NAME_MAX.saturating_sub(mark.len() + extension.len());
+    if name.len() > room {
+        name.truncate(floor_char_boundary(&name, room));
+    }
+    name.extend_from_slice(mark.as_bytes());
+    name.extend_from_slice(&extension);
+    OsString::from_vec(name)
+}
+
+fn short_hash(hash: &[u8]) -> String {
+    hex::encode(&hash[..4])
+}
+
+/// The largest cut not above `at` that splits no UTF-8 character; in bytes that are not UTF-8, any cut will do.
+fn floor_char_boundary(bytes: &[u8], at: usize) -> usize {
+    let continuation = |index: usize| bytes.get(index).is_some_and(|byte| byte & 0xC0 == 0x80);
+    (at.saturating_sub(3)..=at).rev().find(|index| !continuation(*index)).unwrap_or(at)
+}
