@@ -194,9 +194,9 @@ impl Line {
     fn say_up(&self, outage: Option<&Outage>) {
         let pipeline = &self.config.name;
         if let Some(Outage { since, probes, .. }) = outage {
-            tracing::info!(pipeline, seconds = since.elapsed().as_secs(), probes, "pipeline is up again");
+            tracing::info!(%pipeline, seconds = since.elapsed().as_secs(), probes, "pipeline is up again");
         } else {
-            tracing::info!(pipeline, uri = %self.config.uri, "pipeline is up");
+            tracing::info!(%pipeline, uri = %self.config.uri, "pipeline is up");
         }
     }
 
@@ -335,11 +335,11 @@ impl Outage {
     fn failed(&mut self, pipeline: &str, reason: &str) {
         self.probes += 1;
         if self.probes == 1 {
-            tracing::warn!(pipeline, reason, "pipeline is down; its files wait, at no attempt, until it is up");
+            tracing::warn!(%pipeline, reason, "pipeline is down; its files wait, at no attempt, until it is up");
             reason.clone_into(&mut self.said);
         } else if self.said != reason || self.reminded.elapsed() >= REMIND {
             let seconds = self.since.elapsed().as_secs();
-            tracing::warn!(pipeline, reason, seconds, probes = self.probes, "pipeline is still down");
+            tracing::warn!(%pipeline, reason, seconds, probes = self.probes, "pipeline is still down");
             reason.clone_into(&mut self.said);
             self.reminded = Instant::now();
         }

@@ -264,7 +264,7 @@ impl Intake {
             }
         }
         tracing::info!(
-            watch = %self.folder.watch.name, path = %Shown(root.path()), filesystem = root.kind().name, ?backend,
+            watch = %self.folder.watch.name, path = %Shown(root.path()), filesystem = %root.kind().name, ?backend,
             "watching"
         );
         (backend, listening.0, listening.1)
