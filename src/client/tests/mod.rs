@@ -2,6 +2,8 @@
 
 mod connection;
 mod events;
+#[cfg(all(feature = "http", feature = "daemon"))]
+mod http;
 mod matching;
 mod pipe;
 mod proxy;
