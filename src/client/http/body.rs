@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -45,6 +45,24 @@ impl Gauge {
     /// Why the file broke the request off.
     pub(super) fn failure(&self) -> Option<Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Wakes the connection when the file has more. It need not come for it at once: its own buffer may be full, and then the
+/// file is no longer what is waited for.
+struct ReadAgain {
+    gauge: Arc<Gauge>,
+    connection: Waker,
+}
+
+impl Wake for ReadAgain {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.gauge.reading.store(false, Ordering::Relaxed);
+        self.connection.wake_by_ref();
     }
 }
 
@@ -92,8 +110,13 @@ impl<R: AsyncRead + Unpin> FileBody<R> {
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(self.scratch.len());
         let mut buffer = ReadBuf::new(&mut self.scratch[..most]);
         let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let poll = Pin::new(reader).poll_read(cx, &mut buffer);
-        self.gauge.reading.store(poll.is_pending(), Ordering::Relaxed);
+        // Before the read: the wake may come at once, and from another thread.
+        self.gauge.reading.store(true, Ordering::Relaxed);
+        let waker = Waker::from(Arc::new(ReadAgain { gauge: Arc::clone(&self.gauge), connection: cx.waker().clone() }));
+        let poll = Pin::new(reader).poll_read(&mut Context::from_waker(&waker), &mut buffer);
+        if poll.is_ready() {
+            self.gauge.reading.store(false, Ordering::Relaxed);
+        }
         let read = buffer.filled().len();
         Poll::Ready(match ready!(poll) {
             Ok(()) => Ok(read),

@@ -339,7 +339,8 @@ async fn a_result_before_the_whole_file_arrived_is_not_believed() {
     let done = r#"{"status":"OK","data":{"objectsCompleted":1,"objects":{"body":{"name":"a","status":"OK"}}}}"#;
     let (client, served) = by_hand(http("200 OK", done), 10).await;
     let size = 50_000_000;
-    let upload = client.upload(&"t".into(), "a", "x/y", size, tokio::io::repeat(1).take(size));
+    let token = SecretString::from("t");
+    let upload = client.upload(&token, "a", "x/y", size, tokio::io::repeat(1).take(size));
     let error = within(upload).await.unwrap_err();
     assert!(matches!(error, Error::Protocol(_) | Error::ConnectionLost { .. }), "{error:?}");
     within(served).await.unwrap();
