@@ -400,6 +400,11 @@ impl HttpClient {
             .tcp_keepalive_interval(options.ping_interval)
             .tcp_keepalive_retries(u32::try_from(pings).unwrap_or(u32::MAX).clamp(1, 100))
             .user_agent(agent.map_err(|error| failed(error.to_string()))?);
+        // Its default of 30 s ends a connection whose server takes nothing for so long, which is how a server waits for a slot.
+        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+        {
+            builder = builder.tcp_user_timeout(None);
+        }
         if let Some(proxy) = &options.proxy {
             let mut through = reqwest::Proxy::all(proxy.to_string()).map_err(|error| failed(told(&error)))?;
             if let Some(authorization) = proxy.authorization() {
