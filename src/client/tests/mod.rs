@@ -2,7 +2,7 @@
 
 mod connection;
 mod events;
-#[cfg(all(feature = "http", feature = "daemon"))]
+#[cfg(feature = "http")]
 mod http;
 mod matching;
 mod pipe;
