@@ -171,6 +171,19 @@ impl ClientBuilder {
 
     /// The client; it does not connect yet. [`Error::InvalidData`] names what is missing or wrong.
     pub fn build(self) -> Result<Client> {
+        let (options, settings) = self.finish()?;
+        Ok(Client::with_settings(options, settings))
+    }
+
+    /// The same for where only HTTP passes; it does not connect yet. The policies of connections that stay
+    /// ([`reconnect`](Self::reconnect), [`chunk_size`](Self::chunk_size)) mean nothing to it.
+    #[cfg(feature = "http")]
+    pub fn build_http(self) -> Result<super::http::HttpClient> {
+        let (options, settings) = self.finish()?;
+        Ok(super::http::HttpClient::with_result_timeout(options, settings.result_timeout))
+    }
+
+    fn finish(self) -> Result<(ConnectOptions, Settings)> {
         let missing = |what, variable| {
             Error::InvalidData(format!(
                 "the {what} is missing: set it on the builder, or use from_env with ${variable}"
@@ -212,7 +225,7 @@ impl ClientBuilder {
             ..defaults
         };
         options.check()?;
-        Ok(Client::with_settings(options, self.settings))
+        Ok((options, self.settings))
     }
 }
 

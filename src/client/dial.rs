@@ -94,16 +94,18 @@ fn refused_upgrade(error: &WsError) -> String {
         WsError::Http(response) => {
             format!("the server answered HTTP {} instead of upgrading to a websocket", response.status().as_u16())
         }
-        WsError::Io(error) if error.to_string().contains("UnknownIssuer") => {
-            format!("{error} (a private authority belongs into ca_file)")
-        }
-        WsError::Io(error) => error.to_string(),
+        WsError::Io(error) => with_hint(error.to_string()),
         error => error.to_string(),
     }
 }
 
+/// The words for a failed connection, and what to do about a stranger's certificate.
+pub(super) fn with_hint(words: String) -> String {
+    if words.contains("UnknownIssuer") { words + " (a private authority belongs into ca_file)" } else { words }
+}
+
 /// The system's roots and those of `ca_file`.
-fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, String> {
+pub(super) fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, String> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(system.certs);
@@ -121,12 +123,15 @@ fn tls_config(ca_file: Option<&std::path::Path>) -> Result<Arc<ClientConfig>, St
     if roots.is_empty() {
         return Err(format!("no root certificates on this host ({:?})", system.errors));
     }
+    trusting(roots).map(Arc::new)
+}
+
+/// TLS with these roots and none else.
+pub(super) fn trusting(roots: RootCertStore) -> Result<ClientConfig, String> {
     let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .map_err(|error| error.to_string())?;
+    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// When bytes last moved.

@@ -11,6 +11,7 @@
 //! | [`connection`] | one logged-in socket: requests, replies, events |
 //! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
 //! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step; the daemon uploads by these too |
+//! | `http` | uploads and tasks by HTTP requests, where only those pass (feature `http`) |
 //! | [`object`], [`mime`], [`text`] | what the server is told about a file; how text is cut |
 //! | [`result`] | what the pipeline made of it |
 //! | [`protocol`] | the frames on the wire: a pure codec, shared with the sandbox engine |
@@ -30,6 +31,8 @@ mod driver;
 pub mod entry;
 pub mod error;
 pub mod events;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod mime;
 pub mod object;
 pub mod options;
@@ -57,6 +60,8 @@ pub use data_pipe::DataPipe;
 pub use entry::FileEntry;
 pub use error::{Error, Result, ServerError};
 pub use events::{Monitor, ServerEvents};
+#[cfg(feature = "http")]
+pub use http::{DataPath, HttpClient, HttpOptions};
 pub use object::ObjectInfo;
 pub use options::ConnectOptions;
 pub use pipe::{Pipe, PipeOptions};

@@ -80,6 +80,12 @@ impl Proxy {
         self.port
     }
 
+    /// The value of `Proxy-Authorization`, for another HTTP client.
+    #[cfg(feature = "http")]
+    pub(super) fn authorization(&self) -> Option<&SecretString> {
+        self.authorization.as_ref()
+    }
+
     /// Asks for a tunnel to the server; afterwards the stream is as good as a connection to it.
     pub(super) async fn tunnel<S>(&self, stream: &mut S, uri: &ServiceUri) -> Result<(), String>
     where

@@ -230,7 +230,7 @@ pub struct TaskStatus {
 }
 
 impl TaskStatus {
-    fn new(raw: Map<String, Value>) -> Self {
+    pub(super) fn new(raw: Map<String, Value>) -> Self {
         Self {
             state: TaskState::from_number(raw.get("state").and_then(Value::as_i64)),
             status: raw.get("status").and_then(Value::as_str).unwrap_or_default().to_owned(),

@@ -2,6 +2,8 @@
 
 mod connection;
 mod events;
+#[cfg(feature = "http")]
+mod http;
 mod matching;
 mod pipe;
 mod proxy;
