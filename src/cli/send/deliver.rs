@@ -264,7 +264,8 @@ impl Printer<'_> {
         if !self.json {
             return;
         }
-        let line = result.to_json().to_string();
+        // In the SDK's order of keys. There is nothing in a result that is not JSON.
+        let line = serde_json::to_string(result).unwrap_or_else(|_| result.to_json().to_string());
         self.bytes += line.len();
         self.held.insert(at, line);
         while let Some(line) = self.held.remove(&self.next) {
@@ -312,7 +313,12 @@ impl Tally {
     fn count(&mut self, path: &Path, result: &UploadResult) {
         let name = Shown(path).to_string();
         if let Some(error) = &result.error {
-            let reason = escaped(error).to_string();
+            let reason = match &result.failure {
+                // The name stands in front of it anyway.
+                Some(Error::FileNotFound(_)) => "file not found".to_owned(),
+                Some(Error::Read { message, .. }) => format!("cannot be read: {}", escaped(message)),
+                _ => escaped(error).to_string(),
+            };
             self.failed.push((name, reason.chars().take(REASON_MAX).collect()));
             return;
         }

@@ -117,7 +117,7 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
 
 async fn send(
     args: &Args,
-    mut destination: Destination,
+    destination: Destination,
     inputs: &Inputs,
     metadata: Map<String, Value>,
     mut stop: tokio::sync::watch::Receiver<bool>,
@@ -132,10 +132,7 @@ async fn send(
                 return Err(Failure::new(exit::FAILED, "interrupted; nothing was sent"));
             }
         };
-        reached.map_err(|error| {
-            screen.clear();
-            Failure::new(exit::UNAVAILABLE, crate::show::escaped(&error.to_string()))
-        })?
+        reached.inspect_err(|_| screen.clear())?
     } else {
         secrecy::SecretString::default()
     };

@@ -16,11 +16,11 @@ use crate::show::Shown;
 /// How often a bar moves by itself, for the time that passes.
 const TICK: Duration = Duration::from_millis(125);
 /// Characters of a name in front of a bar; of a longer one, the end is shown.
-const NAME_WIDTH: usize = 28;
+const NAME_WIDTH: usize = 24;
 
-const TOTAL: &str = "{prefix:28} [{bar:24}] {bytes:>10} of {total_bytes:10} {bytes_per_sec:>12}  {msg}";
-const TRANSFER: &str = "{prefix:28} [{bar:24}] {bytes:>10} of {total_bytes:10} {bytes_per_sec:>12}";
-const WAITING: &str = "{prefix:28} {spinner} {msg} ({elapsed})";
+/// Of the whole and of a transfer; they fit into 80 columns.
+const BAR: &str = "{prefix:24} {wide_bar} {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {eta:>4}";
+const WAITING: &str = "{prefix:24} {spinner} {msg} ({elapsed})";
 
 /// The bars, or nothing if standard error is not a terminal.
 pub(super) struct Screen {
@@ -37,11 +37,11 @@ impl Screen {
     pub(super) fn new(inputs: &Inputs, json: bool) -> Self {
         // Hides itself where there is no terminal.
         let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        let total = bars.add(ProgressBar::new(inputs.bytes()).with_style(style(TOTAL)).with_prefix("all"));
+        let total = bars.add(ProgressBar::new(inputs.bytes()).with_style(style(BAR)));
         let lines = !json && std::io::stdout().is_terminal() && !bars.is_hidden();
         let files = inputs.list.len();
         let screen = Self { bars, total, files, done: AtomicU64::new(0), lines, paint: Paint::of_stdout() };
-        screen.total.set_message(format!("0 of {}", count(files as u64, "file")));
+        screen.total.set_prefix(screen.so_far(0));
         screen.total.enable_steady_tick(TICK);
         screen
     }
@@ -58,7 +58,7 @@ impl Screen {
     /// A file has its result.
     pub(super) fn finished(&self, path: &Path, result: &UploadResult) {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-        self.total.set_message(format!("{done} of {}", count(self.files as u64, "file")));
+        self.total.set_prefix(self.so_far(done));
         if !self.lines {
             return;
         }
@@ -72,6 +72,10 @@ impl Screen {
         self.say(line);
     }
 
+    fn so_far(&self, done: u64) -> String {
+        format!("{done} of {}", count(self.files as u64, "file"))
+    }
+
     /// A line on standard output that leaves the bars whole.
     pub(super) fn say(&self, line: impl std::fmt::Display) {
         self.bars.suspend(|| say(line));
@@ -79,7 +83,7 @@ impl Screen {
 
     /// What goes on is not the sending any more.
     pub(super) fn note(&self, note: &'static str) {
-        self.total.set_message(note);
+        self.total.set_prefix(note);
     }
 
     /// Takes the bars away.
@@ -126,7 +130,7 @@ impl Transfer {
 
     pub(super) fn opened(&self, size: u64) {
         self.bar.set_length(size);
-        self.bar.set_style(style(TRANSFER));
+        self.bar.set_style(style(BAR));
         self.bar.reset_elapsed();
     }
 
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_good() {
-        for template in [TOTAL, TRANSFER, WAITING] {
+        for template in [BAR, WAITING] {
             ProgressStyle::with_template(template).unwrap();
         }
     }

@@ -15,7 +15,7 @@ use crate::client::builder::{API_KEY_VARIABLE, URI_VARIABLE};
 use crate::client::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
 use crate::client::{Client, Error, ExecuteOptions, TaskState};
 use crate::config::{Pipeline, Secret, Target, is_task_key};
-use crate::show::Shown;
+use crate::show::{Shown, escaped};
 
 /// The token of a running task; the SDK's name.
 const TOKEN_VARIABLE: &str = "ROCKETRIDE_TOKEN";
@@ -26,6 +26,8 @@ const ENV_FILE: &str = ".env";
 pub(super) struct Destination {
     pub(super) client: Client,
     task: Task,
+    /// Where the credential is from, for a person.
+    key_from: String,
     /// Most bytes in one write.
     pub(super) chunk_size: usize,
     /// How long a result may take before the task is asked for.
@@ -87,7 +89,13 @@ impl Destination {
             builder = builder.ca_file(path);
         }
         let client = builder.build().map_err(usage)?;
-        Ok(Self { client, task, chunk_size: pipeline.chunk_size, result_timeout: pipeline.result_timeout })
+        Ok(Self {
+            client,
+            task,
+            key_from: pipeline.api_key.describe(),
+            chunk_size: pipeline.chunk_size,
+            result_timeout: pipeline.result_timeout,
+        })
     }
 
     /// A pipeline file or a token, with the server and the key of the environment.
@@ -141,18 +149,26 @@ impl Destination {
         // For the proxy; everything else is set.
         let builder = builder.from_env().map_err(usage)?;
         let client = builder.build().map_err(usage)?;
-        Ok(Self { client, task, chunk_size: CHUNK_SIZE, result_timeout: RESULT_TIMEOUT })
+        let key_from = format!("${API_KEY_VARIABLE}");
+        Ok(Self { client, task, key_from, chunk_size: CHUNK_SIZE, result_timeout: RESULT_TIMEOUT })
     }
 
     /// Connects and finds the task, or starts it: the token to send with.
-    pub(super) async fn reach(&mut self) -> Result<SecretString, Error> {
+    pub(super) async fn reach(&self) -> Result<SecretString, Failure> {
+        self.token().await.map_err(|error| {
+            let advice = match &error {
+                Error::Authentication(_) => format!("; the server does not take the key from {}", self.key_from),
+                Error::NotRunning(_) => "; start the task, or name its .pipe file with --pipeline".to_owned(),
+                _ => String::new(),
+            };
+            Failure::new(exit::UNAVAILABLE, format!("{}{advice}", escaped(&error.to_string())))
+        })
+    }
+
+    async fn token(&self) -> Result<SecretString, Error> {
         self.client.connection().await?;
         match &self.task {
-            Task::Start(options) => {
-                let token = self.client.use_pipeline(options.as_ref().clone()).await?.token;
-                self.task = Task::Running(token.clone());
-                Ok(token)
-            }
+            Task::Start(options) => Ok(self.client.use_pipeline(options.as_ref().clone()).await?.token),
             Task::Running(token) | Task::Locked(token) => {
                 match self.client.get_task_status(token).await {
                     Ok(status) if status.completed || status.state != TaskState::Running => {
