@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
+use rocketride_ingest::sandbox::{Delivery, Effect, Rule, Sandbox};
 use serde_json::Value;
 
 use crate::harness::{Host, KEY, assert_sent_once, engine, sha256, wait_for};
@@ -64,7 +64,7 @@ async fn files_directories_and_patterns_all_arrive_without_a_configuration_file(
     assert!(out.starts_with("6 of 6 files delivered") && out.lines().count() == 1, "{out}");
     assert!(error.is_empty(), "{error}");
     assert_eq!(names(&engine), ["a.txt", "b.bin", "g1.csv", "g2.csv", "one.txt", "two.txt"]);
-    assert!(engine.deliveries().iter().all(|delivery| delivery.complete()));
+    assert!(engine.deliveries().iter().all(Delivery::complete));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,6 +155,19 @@ async fn four_hundred_files_arrive_with_sixty_four_descriptors() {
     sorted.sort();
     assert_eq!(lines(&out).iter().map(|line| line["filepath"].clone()).collect::<Vec<_>>(), sorted);
     assert_sent_once(&engine, &files);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_the_lines_slowly_holds_up_no_file() {
+    let (host, engine) = (Host::new(), engine().await);
+    let files = host.drop_files("f", 400);
+    let mut command = send(&host, &engine, &["-p", "test.pipe", "in", "--json"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // Nothing of the lines is read, and a pipe does not hold as many.
+    wait_for("all files", || engine.delivered() == 400).await;
+    let (code, out, error) = seen(&child.wait_with_output().unwrap());
+    assert_eq!((code, lines(&out).len()), (0, files.len()), "{error}");
+    assert!(out.len() > 64 * 1024, "{}", out.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]

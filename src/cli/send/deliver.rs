@@ -6,13 +6,15 @@ use std::collections::BTreeMap;
 use std::io::{Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::inputs::{Input, STDIN};
 use super::screen::{Screen, Transfer};
@@ -49,10 +51,12 @@ impl Delivery<'_> {
     /// Sends every input once; returns when each has its result, or when it was told to stop or lost the server.
     pub(super) async fn run(&self, inputs: &[Input], mut stop: watch::Receiver<bool>) -> Tally {
         let mut tally = Tally::default();
-        let mut printer = Printer { json: self.json, screen: self.screen, next: 0, held: BTreeMap::new(), bytes: 0 };
+        let mut printer = Printer::new(self.json, self.screen);
+        let backlog = Arc::clone(&printer.backlog);
         let mut in_flight = FuturesUnordered::new();
         let mut waiting = inputs.iter().enumerate();
         let mut ended = None;
+        self.screen.started();
         loop {
             while ended.is_none()
                 && in_flight.len() < self.concurrency
@@ -62,9 +66,11 @@ impl Delivery<'_> {
                 let stop = stop.clone();
                 in_flight.push(async move { (at, input, self.one(input, stop).await) });
             }
+            if in_flight.is_empty() && (ended.is_some() || waiting.len() == 0) {
+                break;
+            }
             tokio::select! {
-                next = in_flight.next() => {
-                    let Some((at, input, result)) = next else { break };
+                Some((at, input, result)) = in_flight.next() => {
                     self.screen.finished(path_of(input), &result);
                     if let Some(error) = result.failure.as_ref().filter(|error| concerns_all(error)) {
                         ended.get_or_insert_with(|| error.to_string());
@@ -72,6 +78,8 @@ impl Delivery<'_> {
                     tally.count(path_of(input), &result);
                     printer.print(at, &result);
                 }
+                // There may be room for the next file now.
+                () = backlog.shrunk.notified() => {}
                 // An error means that the listener of signals is gone, which is a stop too.
                 _ = stop.wait_for(|stop| *stop), if ended.is_none() => {
                     ended = Some("interrupted".to_owned());
@@ -82,10 +90,14 @@ impl Delivery<'_> {
         for (at, input) in waiting {
             tally.not_begun += 1;
             if self.json {
+                while !printer.has_room() {
+                    backlog.shrunk.notified().await;
+                }
                 let why = format!("not sent: {}", ended.as_deref().unwrap_or_default());
                 printer.print(at, &failed(path_of(input), size_of(input), Instant::now(), 0, Error::Abandoned(why)));
             }
         }
+        printer.finish().await;
         tally.ended = ended;
         tally
     }
@@ -245,19 +257,44 @@ fn failed(path: &Path, file_size: u64, begun: Instant, bytes_sent: u64, error: E
 }
 
 /// The lines of `--json`, in the order of the arguments.
-struct Printer<'a> {
+///
+/// They are written by a thread of their own: whoever reads them may be slow, and a pipe must not be silent meanwhile.
+struct Printer {
     json: bool,
-    screen: &'a Screen,
     /// Whose line comes next.
     next: usize,
     held: BTreeMap<usize, String>,
-    /// In `held`.
-    bytes: usize,
+    lines: mpsc::UnboundedSender<String>,
+    backlog: Arc<Backlog>,
+    writer: JoinHandle<()>,
 }
 
-impl Printer<'_> {
+/// What is finished and not written yet.
+#[derive(Default)]
+struct Backlog {
+    bytes: AtomicUsize,
+    shrunk: Notify,
+}
+
+impl Printer {
+    fn new(json: bool, screen: &Screen) -> Self {
+        // Bounded by `has_room`.
+        let (lines, mut queue) = mpsc::unbounded_channel::<String>();
+        let backlog = Arc::<Backlog>::default();
+        let (written, say) = (Arc::clone(&backlog), screen.lines());
+        let writer = tokio::task::spawn_blocking(move || {
+            while let Some(line) = queue.blocking_recv() {
+                say(&line);
+                written.bytes.fetch_sub(line.len(), Ordering::AcqRel);
+                written.shrunk.notify_one();
+            }
+        });
+        Self { json, next: 0, held: BTreeMap::new(), lines, backlog, writer }
+    }
+
+    /// Whether another file may be begun.
     fn has_room(&self) -> bool {
-        self.bytes < HELD_MAX
+        self.backlog.bytes.load(Ordering::Acquire) < HELD_MAX || self.writer.is_finished()
     }
 
     fn print(&mut self, at: usize, result: &UploadResult) {
@@ -266,12 +303,20 @@ impl Printer<'_> {
         }
         // In the SDK's order of keys. There is nothing in a result that is not JSON.
         let line = serde_json::to_string(result).unwrap_or_else(|_| result.to_json().to_string());
-        self.bytes += line.len();
+        self.backlog.bytes.fetch_add(line.len(), Ordering::AcqRel);
         self.held.insert(at, line);
         while let Some(line) = self.held.remove(&self.next) {
-            self.bytes -= line.len();
             self.next += 1;
-            self.screen.say(line);
+            // An error means that the writer panicked, which `finish` says.
+            let _ = self.lines.send(line);
+        }
+    }
+
+    /// Waits until everything is written.
+    async fn finish(self) {
+        drop(self.lines);
+        if let Err(error) = self.writer.await {
+            print_error(format_args!("the results could not be printed: {error}"));
         }
     }
 }

@@ -33,8 +33,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// Nothing is watched or remembered, and no file is tried twice. A directory stands for every file in it and below, except
 /// hidden files and links. A pattern that the shell did not expand is expanded. `-` is standard input.
 ///
-/// The server is --uri or $ROCKETRIDE_URI, the credential $ROCKETRIDE_APIKEY. What the environment does not have is looked
-/// for in the file .env of the working directory. No configuration file is needed, unless --pipeline names a pipeline
+/// The server is --uri or `$ROCKETRIDE_URI`, the credential `$ROCKETRIDE_APIKEY`. What the environment does not have is
+/// looked for in the file .env of the working directory. No configuration file is needed, unless --pipeline names a pipeline
 /// of it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -56,10 +56,10 @@ pub(super) struct Args {
     /// configuration file.
     #[arg(short, long, value_name = "PIPELINE", conflicts_with = "token_file")]
     pipeline: Option<String>,
-    /// A file that holds the token of a running task and that others cannot read. Default: $ROCKETRIDE_TOKEN.
+    /// A file that holds the token of a running task and that others cannot read. Default: `$ROCKETRIDE_TOKEN`.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// Where the server is. Default: $ROCKETRIDE_URI.
+    /// Where the server is. Default: `$ROCKETRIDE_URI`.
     #[arg(long, value_name = "URI")]
     uri: Option<String>,
     /// Something the pipeline should know of every file; repeatable.
@@ -75,7 +75,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = CONCURRENCY as u16,
           value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_CONCURRENT)))]
     max_concurrent: u16,
-    /// Print one JSON object a file, in the order of the arguments, failed ones too: the SDK's UPLOAD_RESULT.
+    /// Print one JSON object a file, in the order of the arguments, failed ones too: the SDK's `UPLOAD_RESULT`.
     #[arg(long)]
     json: bool,
     /// A PEM file of extra root certificates.

@@ -19,7 +19,7 @@ const TICK: Duration = Duration::from_millis(125);
 const NAME_WIDTH: usize = 24;
 
 /// Of the whole and of a transfer; they fit into 80 columns.
-const BAR: &str = "{prefix:24} {wide_bar} {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {eta:>4}";
+const BAR: &str = "{prefix:24} [{wide_bar}] {bytes:>10} / {total_bytes:10} {bytes_per_sec:>12} {eta:>4}";
 const WAITING: &str = "{prefix:24} {spinner} {msg} ({elapsed})";
 
 /// The bars, or nothing if standard error is not a terminal.
@@ -41,7 +41,7 @@ impl Screen {
         let lines = !json && std::io::stdout().is_terminal() && !bars.is_hidden();
         let files = inputs.list.len();
         let screen = Self { bars, total, files, done: AtomicU64::new(0), lines, paint: Paint::of_stdout() };
-        screen.total.set_prefix(screen.so_far(0));
+        screen.total.set_prefix("connecting");
         screen.total.enable_steady_tick(TICK);
         screen
     }
@@ -69,16 +69,25 @@ impl Screen {
         } else {
             format!("{}  {:>10} {:>8}    {name}", self.paint.red("failed"), "", "")
         };
-        self.say(line);
+        self.bars.suspend(|| say(line));
     }
 
     fn so_far(&self, done: u64) -> String {
         format!("{done} of {}", count(self.files as u64, "file"))
     }
 
-    /// A line on standard output that leaves the bars whole.
-    pub(super) fn say(&self, line: impl std::fmt::Display) {
-        self.bars.suspend(|| say(line));
+    /// Prints a line on standard output and leaves the bars whole.
+    pub(super) fn lines(&self) -> impl Fn(&str) + Send + 'static {
+        let bars = self.bars.clone();
+        // Elsewhere a line cannot hit the bars, and a slow reader of it must not hold them up.
+        let together = !bars.is_hidden() && std::io::stdout().is_terminal();
+        move |line| if together { bars.suspend(|| say(line)) } else { say(line) }
+    }
+
+    /// The server is reached, and the first file comes.
+    pub(super) fn started(&self) {
+        self.total.set_prefix(self.so_far(0));
+        self.total.reset_eta();
     }
 
     /// What goes on is not the sending any more.
