@@ -58,6 +58,11 @@ impl Delivery<'_> {
         let mut ended = None;
         self.screen.started();
         loop {
+            // Said in either of two ways: here, or by a file that it ended.
+            if ended.is_none() && *stop.borrow() {
+                ended = Some("interrupted".to_owned());
+                self.screen.note("stopping");
+            }
             while ended.is_none()
                 && in_flight.len() < self.concurrency
                 && printer.has_room()
@@ -81,9 +86,10 @@ impl Delivery<'_> {
                 // There may be room for the next file now.
                 () = backlog.shrunk.notified() => {}
                 // An error means that the listener of signals is gone, which is a stop too.
-                _ = stop.wait_for(|stop| *stop), if ended.is_none() => {
-                    ended = Some("interrupted".to_owned());
-                    self.screen.note("stopping");
+                stopped = stop.wait_for(|stop| *stop), if ended.is_none() => {
+                    if stopped.is_err() {
+                        ended = Some("interrupted".to_owned());
+                    }
                 }
             }
         }

@@ -40,8 +40,8 @@ const GOODBYE: Duration = Duration::from_secs(2);
 #[command(after_help = "\
 Examples:
   export ROCKETRIDE_URI=https://rocketride.example.com ROCKETRIDE_APIKEY=...
-  rocketride-ingest send --pipeline invoices.pipe a.pdf b.pdf      start the pipeline, or join it
-  rocketride-ingest send --pipeline invoices scans/                a pipeline of the configuration file
+  rocketride-ingest send --pipeline invoices.pipe a.pdf b.pdf   # starts or joins it
+  rocketride-ingest send --pipeline invoices scans/   # of the configuration file
   rocketride-ingest send --token-file token '2026/**/*.pdf' --metadata customer=acme
   pg_dump shop | rocketride-ingest send --pipeline sql.pipe - --name shop.sql
   rocketride-ingest send --pipeline invoices.pipe scans/ --json | jq -r 'select(.error) | .filepath'
