@@ -5,6 +5,7 @@ mod demo;
 mod paint;
 mod run;
 mod sandbox;
+mod send;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -65,6 +66,8 @@ struct Global {
 enum Command {
     Run(run::Args),
     Check(check::Args),
+    #[command(visible_alias = "upload")]
+    Send(send::Args),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
 }
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Run(args) => run::main(&cli.global, &args),
         Command::Check(args) => check::main(&cli.global, &args),
+        Command::Send(args) => send::main(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
     };

@@ -85,7 +85,7 @@ pub enum SecretError {
 
 impl Secret {
     /// A secret in a file; the first candidate that exists counts.
-    pub(super) fn file(what: String, candidates: Vec<PathBuf>) -> Self {
+    pub(crate) fn file(what: String, candidates: Vec<PathBuf>) -> Self {
         Self { what, candidates, fallback: None }
     }
 

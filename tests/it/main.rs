@@ -19,6 +19,7 @@ mod imports;
 mod limits;
 mod main_job;
 mod secrets;
+mod send;
 mod signals;
 mod slots;
 mod writers;
