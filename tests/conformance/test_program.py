@@ -163,3 +163,23 @@ def test_a_refused_login_leaves_the_files_for_later(server, tmp_path):
     assert os.listdir(inbox) == ['a.txt']
     assert daemon(tmp_path, uri, inbox).returncode == 0
     assert len(engine.delivered) == 1
+
+
+def test_send_delivers_the_same_files(server, tmp_path):
+    uri, engine = server
+    fill(tmp_path / 'files')
+    (tmp_path / 'p.pipe').write_text(json.dumps(PIPELINE))
+    command = [os.environ['ROCKETRIDE_INGEST_BIN'], 'send', '--json', '--pipeline', 'p.pipe', 'files']
+    secrets = {'ROCKETRIDE_URI': uri, 'ROCKETRIDE_APIKEY': KEY}
+    ended = subprocess.run(
+        command, cwd=tmp_path, env={**environment(), **secrets}, capture_output=True, text=True, timeout=PROGRAM_LIMIT
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert engine.violations == []
+    results = {os.path.relpath(line['filepath'], 'files'): line for line in map(json.loads, ended.stdout.splitlines())}
+    assert set(results) == set(FILES)
+    for name, (mime_type, data) in FILES.items():
+        assert results[name]['action'] == 'complete'
+        assert results[name]['bytes_sent'] == len(data)
+        assert results[name]['result']['digest']['sha256'] == sha256(data)
+        assert results[name]['result']['digest']['mime'] == mime_type

@@ -319,3 +319,27 @@ async fn a_server_that_goes_away_ends_it_and_the_rest_is_not_begun() {
     assert!(error.contains(&format!("{delivered} of 50 files delivered")), "{error}");
     assert!(error.contains("more files not sent: cannot connect"), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_only_http_passes_files_and_standard_input_go_by_http() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.write("a.bin", [0, 1, 2]);
+    host.write("empty.csv", "");
+    let args = ["--http", "-p", "test.pipe", "a.bin", "empty.csv", "-", "--name", "in.bin", "--json"];
+    let (code, out, error) = end_with_input(send(&host, &engine, &args), b"piped");
+    assert_eq!(code, 0, "{out}{error}");
+    assert!(lines(&out).iter().all(|line| line["action"] == "complete"), "{out}");
+    assert_eq!(names(&engine), ["a.bin", "empty.csv", "in.bin"]);
+    assert_eq!(engine.accepted(), 0, "no WebSocket was opened");
+
+    engine.faults().add(Rule::close(Effect::NodeError { message: "the node is out of paper".to_owned() }));
+    let token = engine.tasks()[0].0.token.clone();
+    let mut again = send(&host, &engine, &["--http", "a.bin"]);
+    again.env("ROCKETRIDE_TOKEN", token);
+    let (code, out, error) = end(again);
+    assert_eq!(code, 1, "{out}{error}");
+    assert!(error.contains("the node is out of paper"), "{error}");
+
+    let (code, _, error) = end(send(&host, &engine, &["--http", "-p", "test.pipe", "a.bin", "-m", "k=v"]));
+    assert_eq!(code, 64, "HTTP carries no metadata: {error}");
+}

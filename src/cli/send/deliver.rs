@@ -21,8 +21,8 @@ use super::screen::{Screen, Transfer};
 use crate::cli::paint::{count, size};
 use crate::cli::{print_error, say};
 use crate::client::{
-    Action, Client, Error, FileEntry, ObjectInfo, Progress, Result, SendOptions, Steps, Upload, UploadResult, mime,
-    upload,
+    Action, Client, Error, FileEntry, HttpClient, HttpOptions, ObjectInfo, PipelineResult, Progress, Result,
+    SendOptions, Steps, Upload, UploadResult, mime, upload,
 };
 use crate::show::{Shown, escaped};
 
@@ -36,6 +36,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// What all files have in common.
 pub(super) struct Delivery<'a> {
     pub(super) client: &'a Client,
+    /// Instead of the client, where only HTTP passes.
+    pub(super) http: Option<&'a HttpClient>,
     pub(super) token: &'a SecretString,
     pub(super) metadata: &'a Map<String, Value>,
     pub(super) mime_type: Option<&'a str>,
@@ -149,6 +151,11 @@ impl Delivery<'_> {
         entry.mime_type = self.mime_type.map(str::to_owned);
         let told = Arc::clone(transfer);
         let progress = Progress::callback(move |event| told.on(&event));
+        if let Some(http) = self.http {
+            let mime_type = self.mime_type.map(str::to_owned);
+            let options = HttpOptions { mime_type, progress: Some(progress), ..HttpOptions::default() };
+            return Ok(http.upload_file(self.token, path, options).await);
+        }
         let options = SendOptions { concurrency: 1, progress: Some(progress), ..SendOptions::default() };
         let results = self.client.send_files_with([entry], self.token, options).await?;
         results.into_iter().next().ok_or_else(|| Error::Abandoned("the file has no result".to_owned()))
@@ -164,12 +171,20 @@ impl Delivery<'_> {
             Err(panic) => return failed(path, 0, begun, 0, Error::Abandoned(panic.to_string())),
         };
         transfer.sized(size);
+        let mime_type = self.mime_type.unwrap_or_else(|| mime::of(self.stdin_name));
+        if let Some(http) = self.http {
+            let source = tokio::fs::File::from_std(source);
+            return match http.upload(self.token, self.stdin_name, mime_type, size, source).await {
+                Ok(result) => complete(size, begun, result, false),
+                Err(error) => failed(path, size, begun, 0, error),
+            };
+        }
         let object =
             ObjectInfo { name: self.stdin_name.to_owned(), metadata: self.metadata.clone(), ..ObjectInfo::default() };
         let options = Upload {
             chunk_size: self.chunk_size,
             result_timeout: self.result_timeout,
-            ..Upload::new(self.token, object, self.mime_type.unwrap_or_else(|| mime::of(self.stdin_name)))
+            ..Upload::new(self.token, object, mime_type)
         };
         let connection = match self.client.connection().await {
             Ok(connection) => connection,
@@ -177,19 +192,24 @@ impl Delivery<'_> {
         };
         let mut steps = Told { transfer, size };
         match upload(&connection, &options, size, tokio::fs::File::from_std(source), &mut steps).await {
-            Ok(uploaded) => UploadResult {
-                action: Action::Complete,
-                filepath: STDIN.to_owned(),
-                bytes_sent: uploaded.bytes_sent,
-                file_size: size,
-                upload_time: begun.elapsed().as_secs_f64(),
-                result: Some(uploaded.result),
-                error: None,
-                failure: None,
-                invalid_utf8: uploaded.invalid_utf8,
-            },
+            Ok(uploaded) => complete(size, begun, uploaded.result, uploaded.invalid_utf8),
             Err(failure) => failed(path, size, begun, failure.bytes_sent, failure.error),
         }
+    }
+}
+
+/// Standard input that arrived whole.
+fn complete(size: u64, begun: Instant, result: PipelineResult, invalid_utf8: bool) -> UploadResult {
+    UploadResult {
+        action: Action::Complete,
+        filepath: STDIN.to_owned(),
+        bytes_sent: size,
+        file_size: size,
+        upload_time: begun.elapsed().as_secs_f64(),
+        result: Some(result),
+        error: None,
+        failure: None,
+        invalid_utf8,
     }
 }
 

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::client::Error;
+use crate::client::{Error, mime, text};
 
 /// What standard input is called on the command line.
 pub(super) const STDIN: &str = "-";
@@ -61,6 +61,14 @@ impl Inputs {
     pub(super) fn bytes(&self) -> u64 {
         let size = |input: &Input| if let Input::File { size, .. } = input { *size } else { 0 };
         self.list.iter().map(size).sum()
+    }
+
+    /// Whether there is text that does not go in one piece by HTTP.
+    pub(super) fn has_text(&self) -> bool {
+        self.list.iter().any(|input| match input {
+            Input::File { path, size } => *size > 512 && text::is_text(mime::of(&path.to_string_lossy())),
+            Input::Stdin | Input::Unusable { .. } => false,
+        })
     }
 
     /// Whether there is anything to connect for.

@@ -81,6 +81,13 @@ pub(super) struct Args {
     /// A PEM file of extra root certificates.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
+    /// Send by plain HTTP requests, where a `WebSocket` does not pass.
+    ///
+    /// HTTP carries neither metadata nor an object id, and the server cuts text without regard for its characters: text
+    /// of more than 512 bytes that is not plain ASCII may lose pieces unseen; send it with
+    /// `--mime application/octet-stream`. A task that already runs is named by its token, not by its .pipe file.
+    #[arg(long, conflicts_with = "metadata")]
+    http: bool,
     /// Let the key and the files travel unencrypted to another host.
     #[arg(long)]
     allow_plaintext: bool,
@@ -101,6 +108,9 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     }
     if inputs.left_out > 0 {
         print_error(format_args!("{} links or special files in directories are left out", inputs.left_out));
+    }
+    if args.http && args.mime.is_none() && inputs.has_text() {
+        print_error("text over HTTP may lose pieces unless it is plain ASCII (see --http); this is not noticed");
     }
     if inputs.list.is_empty() {
         return Err(Failure::new(exit::FAILED, "there is no file to send"));
@@ -138,6 +148,7 @@ async fn send(
     };
     let delivery = Delivery {
         client: &destination.client,
+        http: destination.http.as_ref(),
         token: &token,
         metadata: &metadata,
         mime_type: args.mime.as_deref(),

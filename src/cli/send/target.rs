@@ -13,7 +13,7 @@ use super::Args;
 use crate::cli::{Failure, Global, exit, print_error, run};
 use crate::client::builder::{API_KEY_VARIABLE, URI_VARIABLE};
 use crate::client::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
-use crate::client::{Client, Error, ExecuteOptions, TaskState};
+use crate::client::{Client, Error, ExecuteOptions, HttpClient, TaskState};
 use crate::config::{Pipeline, Secret, Target, is_task_key};
 use crate::show::{Shown, escaped};
 
@@ -25,6 +25,8 @@ const ENV_FILE: &str = ".env";
 /// A client and the task to send to.
 pub(super) struct Destination {
     pub(super) client: Client,
+    /// Instead of the client, where only HTTP passes.
+    pub(super) http: Option<HttpClient>,
     task: Task,
     /// Where the credential is from, for a person.
     key_from: String,
@@ -88,9 +90,11 @@ impl Destination {
         if let Some(path) = &pipeline.ca_file {
             builder = builder.ca_file(path);
         }
+        let http = args.http.then(|| builder.clone().build_http()).transpose().map_err(usage)?;
         let client = builder.build().map_err(usage)?;
         Ok(Self {
             client,
+            http,
             task,
             key_from: pipeline.api_key.describe(),
             chunk_size: pipeline.chunk_size,
@@ -148,9 +152,10 @@ impl Destination {
         }
         // For the proxy; everything else is set.
         let builder = builder.from_env().map_err(usage)?;
+        let http = args.http.then(|| builder.clone().build_http()).transpose().map_err(usage)?;
         let client = builder.build().map_err(usage)?;
         let key_from = format!("${API_KEY_VARIABLE}");
-        Ok(Self { client, task, key_from, chunk_size: CHUNK_SIZE, result_timeout: RESULT_TIMEOUT })
+        Ok(Self { client, http, task, key_from, chunk_size: CHUNK_SIZE, result_timeout: RESULT_TIMEOUT })
     }
 
     /// Connects and finds the task, or starts it: the token to send with.
@@ -166,11 +171,20 @@ impl Destination {
     }
 
     async fn token(&self) -> Result<SecretString, Error> {
-        self.client.connection().await?;
+        if self.http.is_none() {
+            self.client.connection().await?;
+        }
         match &self.task {
-            Task::Start(options) => Ok(self.client.use_pipeline(options.as_ref().clone()).await?.token),
+            Task::Start(options) => Ok(match &self.http {
+                Some(http) => http.start_task(options.pipeline.clone(), options.threads).await?.token,
+                None => self.client.use_pipeline(options.as_ref().clone()).await?.token,
+            }),
             Task::Running(token) | Task::Locked(token) => {
-                match self.client.get_task_status(token).await {
+                let status = match &self.http {
+                    Some(http) => http.task_status(token).await,
+                    None => self.client.get_task_status(token).await,
+                };
+                match status {
                     Ok(status) if status.completed || status.state != TaskState::Running => {
                         return Err(Error::InvalidData(format!(
                             "the task is not running (its state is {:?}): start it, or name its .pipe file",
