@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 
 use super::error::{Error, Result};
 use super::proxy::Proxy;
@@ -92,6 +92,12 @@ impl ConnectOptions {
         }
         Ok(())
     }
+}
+
+/// Whether a credential is locked to one task (`pk_`, `tk_`): then the task needs neither a file nor a token, and may
+/// not be started or chosen with it.
+pub fn is_task_key(key: &SecretString) -> bool {
+    ["pk_", "tk_"].iter().any(|prefix| key.expose_secret().starts_with(prefix))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::builder::ClientBuilder;
 use super::connection::{Connection, EVENT_QUEUE};
 use super::error::{Error, Result};
 use super::events::Monitors;
-use super::options::ConnectOptions;
+use super::options::{ConnectOptions, is_task_key};
 use super::protocol::Event;
 use super::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
 
@@ -244,7 +244,7 @@ impl Client {
         }
         let connection = self.open(&options).await?;
         // A key of a task stays what it is: an account's token in its place would reach further than was granted.
-        let of_a_task = ["tk_", "pk_"].iter().any(|prefix| original.expose_secret().starts_with(prefix));
+        let of_a_task = is_task_key(&original);
         login.renewed = connection.user_token().filter(|_| !of_a_task).map(|token| (original, token.clone()));
         Ok(connection)
     }

@@ -32,7 +32,7 @@ pub use general::{DEFAULT_STATE_DIRECTORY, Retry, Server, State};
 pub use log::{Log, LogFormat, LogLevel};
 pub use pipeline::{Limits, Pipeline, PipelineLimits, Target};
 pub use problem::{ConfigError, Invalid, MAX_PROBLEMS, Problem};
-pub use secret::{MAX_SECRET_BYTES, Secret, SecretError, is_task_key};
+pub use secret::{MAX_SECRET_BYTES, Secret, SecretError};
 pub use watch::{Detect, OnSuccess, ResultMode, Results, Watch};
 
 use environment::Context;

@@ -9,18 +9,16 @@ use toml::Spanned;
 use super::environment::Context;
 use super::problem::Problems;
 use super::raw::Text;
-use super::secret::{Secret, is_task_key};
+use super::secret::Secret;
 use super::units::{Size, show_size};
 use super::{blank_as_none, raw, time_within};
+use crate::client::is_task_key;
+use crate::client::upload::{CHUNK_SIZE, MAX_CHUNK_SIZE, RESULT_TIMEOUT};
 
 /// What a pipeline may do at a time unless it says otherwise.
 const CONCURRENT_UPLOADS: u32 = 4;
-/// Bytes of one write unless the file says otherwise.
-const CHUNK_SIZE: u64 = 1 << 20;
 /// The protocol's own limits lie far above, a smaller chunk only costs round trips.
-const CHUNK_SIZES: std::ops::RangeInclusive<u64> = 4 * 1024..=64 * 1024 * 1024;
-/// How long a close may take before the task is asked.
-const RESULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const CHUNK_SIZES: std::ops::RangeInclusive<u64> = 4 * 1024..=MAX_CHUNK_SIZE as u64;
 /// More threads than this is a mistake in the file, not a machine.
 const MAX_THREADS: u32 = 4096;
 /// More uploads at a time than this would be bounded by the 32 MiB of buffers long before.
@@ -258,7 +256,7 @@ fn ttl(written: Option<Spanned<super::units::Time>>, problems: &mut Problems<'_>
 }
 
 pub(super) fn chunk_size(written: Option<Spanned<Size>>, problems: &mut Problems<'_>) -> usize {
-    let size = written.map_or(CHUNK_SIZE, |written| {
+    let size = written.map_or(CHUNK_SIZE as u64, |written| {
         let Size(size) = *written.get_ref();
         if !CHUNK_SIZES.contains(&size) {
             let (least, most) = (show_size(*CHUNK_SIZES.start()), show_size(*CHUNK_SIZES.end()));

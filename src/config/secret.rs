@@ -196,12 +196,6 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Whether a credential is locked to one task (`pk_`, `tk_`): then the task needs neither a file nor a token, and may
-/// not be started or chosen with it.
-pub fn is_task_key(key: &SecretString) -> bool {
-    ["pk_", "tk_"].iter().any(|prefix| key.expose_secret().starts_with(prefix))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;

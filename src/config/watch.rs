@@ -16,6 +16,7 @@ use super::problem::Problems;
 use super::raw::Text;
 use super::units::{Size, Time, show_size};
 use super::{blank_as_none, check_name, raw, time_within};
+use crate::client::object::FORBIDDEN_METADATA;
 use crate::job::WatchId;
 
 /// How often a folder is looked at when the kernel tells nothing.
@@ -26,8 +27,6 @@ const RESCAN_INTERVAL: Duration = Duration::from_secs(600);
 const MAX_SIZE: u64 = 1 << 30;
 /// Bytes of all keys and values of a watch's metadata.
 const MAX_METADATA_BYTES: usize = 16 * 1024;
-/// Keys of an object that are the daemon's or read-only in the engine.
-const RESERVED_METADATA: [&str; 6] = ["name", "path", "url", "flags", "size", "objectId"];
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -270,8 +269,9 @@ fn metadata(written: BTreeMap<Text, Text>, problems: &mut Problems<'_>) -> BTree
     let mut bytes = 0;
     let mut metadata = BTreeMap::new();
     for (key, value) in written {
-        if RESERVED_METADATA.contains(&key.get_ref().as_str()) {
-            let message = format!("reserved for the daemon; choose another key (not {})", RESERVED_METADATA.join(", "));
+        if FORBIDDEN_METADATA.contains(&key.get_ref().as_str()) {
+            let message =
+                format!("reserved for the daemon; choose another key (not {})", FORBIDDEN_METADATA.join(", "));
             problems.at(&key.span(), message);
         } else if key.get_ref().trim().is_empty() {
             problems.at(&key.span(), "an empty key; give it a name");

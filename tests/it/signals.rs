@@ -17,6 +17,16 @@ async fn in_flight(engine: &Sandbox) {
     .await;
 }
 
+/// Without the trouble of before, another start delivers these files, uncharged; a repeat only replaces.
+async fn the_next_start_delivers(host: &Host, engine: &Sandbox, names: &[String]) {
+    engine.faults().clear();
+    let daemon = host.start();
+    host.all_have_results(names).await;
+    host.assert_delivered_uncharged(names);
+    assert_repeats_replace(engine, names);
+    daemon.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_lets_what_is_in_flight_finish_and_begins_nothing_new() {
     for signal in ["TERM", "INT"] {
@@ -52,12 +62,7 @@ async fn what_does_not_finish_within_the_drain_timeout_is_sent_again_at_no_attem
     assert!(daemon.ended().await.success(), "a drain that overran is no failure");
     assert!(daemon.log().contains("not finished within drain_timeout"));
 
-    engine.faults().clear();
-    let daemon = host.start();
-    host.all_have_results(&names).await;
-    host.assert_delivered_uncharged(&names);
-    assert_repeats_replace(&engine, &names);
-    daemon.stop().await;
+    the_next_start_delivers(&host, &engine, &names).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,12 +80,7 @@ async fn a_second_signal_ends_it_at_once_and_loses_nothing() {
     daemon.signal("TERM");
     assert_eq!(daemon.ended().await.code(), Some(1));
 
-    engine.faults().clear();
-    let daemon = host.start();
-    host.all_have_results(&names).await;
-    host.assert_delivered_uncharged(&names);
-    assert_repeats_replace(&engine, &names);
-    daemon.stop().await;
+    the_next_start_delivers(&host, &engine, &names).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -93,12 +93,7 @@ async fn a_kill_in_the_middle_of_uploads_loses_nothing() {
     in_flight(&engine).await;
     daemon.kill();
 
-    engine.faults().clear();
-    let daemon = host.start();
-    host.all_have_results(&names).await;
-    host.assert_delivered_uncharged(&names);
-    assert_repeats_replace(&engine, &names);
-    daemon.stop().await;
+    the_next_start_delivers(&host, &engine, &names).await;
     assert_eq!(host.journaled("in", "done").await, 6);
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::client::http::TEXT_IN_ONE_PIECE;
 use crate::client::{Error, mime, text};
 
 /// What standard input is called on the command line.
@@ -66,7 +67,7 @@ impl Inputs {
     /// Whether there is text that does not go in one piece by HTTP.
     pub(super) fn has_text(&self) -> bool {
         self.list.iter().any(|input| match input {
-            Input::File { path, size } => *size > 512 && text::is_text(mime::of(&path.to_string_lossy())),
+            Input::File { path, size } => *size > TEXT_IN_ONE_PIECE && text::is_text(mime::of(&path.to_string_lossy())),
             Input::Stdin | Input::Unusable { .. } => false,
         })
     }

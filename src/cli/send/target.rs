@@ -13,8 +13,8 @@ use super::Args;
 use crate::cli::{Failure, Global, exit, print_error, run};
 use crate::client::builder::{API_KEY_VARIABLE, URI_VARIABLE};
 use crate::client::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
-use crate::client::{Client, Error, ExecuteOptions, HttpClient, TaskState};
-use crate::config::{Pipeline, Secret, Target, is_task_key};
+use crate::client::{Client, Error, ExecuteOptions, HttpClient, TaskState, is_task_key};
+use crate::config::{Pipeline, Secret, Target};
 use crate::show::{Shown, escaped};
 
 /// The token of a running task; the SDK's name.

@@ -42,7 +42,7 @@ use body::{FileBody, Gauge, Told, changed};
 /// Where tasks are started, looked at and stopped.
 const TASK_PATH: &str = "/task";
 /// A text body up to this size arrives in one piece on any network: with its head it fits into one packet.
-const TEXT_IN_ONE_PIECE: u64 = 512;
+pub const TEXT_IN_ONE_PIECE: u64 = 512;
 
 /// Where data goes; a server does the same with both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
