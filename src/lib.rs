@@ -18,6 +18,7 @@
 //! | `journal` | the daemon's memory: durable states of every path, the only user of sled |
 //! | `sidecar`, `identity` | the files beside an input; who wrote them |
 //! | `pauses` | what an operator paused |
+//! | `board`, `meters` | what is in flight now; what is counted |
 //! | `config` | what was written -> what the daemon uses |
 //! | `job` | generations, states, and the whole table of transitions: pure |
 //! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
@@ -57,6 +58,8 @@ pub mod admin;
 #[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]
+pub mod board;
+#[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod clock;
@@ -80,6 +83,8 @@ pub mod job;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod lease;
+#[cfg(feature = "daemon")]
+pub mod meters;
 #[cfg(feature = "daemon")]
 pub mod once;
 #[cfg(feature = "daemon")]

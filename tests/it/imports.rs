@@ -31,6 +31,8 @@ const RULES: &[(&str, &[&str])] = &[
             "sidecar",
         ],
     ),
+    ("board", &["job"]),
+    ("meters", &[]),
     ("pauses", &["fs", "job"]),
     ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
     ("once", &["config", "delivery", "folder", "journal"]),

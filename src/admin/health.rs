@@ -1,0 +1,26 @@
+//! Two questions of machines: is the daemon alive, and can it do its work.
+//!
+//! *Alive* is about the process alone: a dead server or a full disk must not have it restarted. *Ready* is about the work.
+
+use super::Desk;
+use super::wire::Status;
+
+/// Why the daemon cannot do its work now; none if it can.
+pub fn unready(desk: &Desk, status: &Status) -> Option<String> {
+    if status.stopping {
+        return Some("it is stopping".to_owned());
+    }
+    if let Some(failure) = desk.journal.failure() {
+        return Some(format!("the journal failed: {failure}"));
+    }
+    if !status.watches.is_empty() && status.watches.iter().all(|watch| !watch.up) {
+        return Some("no watched folder can be used".to_owned());
+    }
+    if !status.pipelines.is_empty() && status.pipelines.iter().all(|pipeline| !pipeline.up) {
+        return Some("every pipeline is down".to_owned());
+    }
+    if status.state.free_bytes.is_some_and(|free| free < status.state.min_free_bytes) {
+        return Some("the state directory has less free space than state.min_free".to_owned());
+    }
+    None
+}
