@@ -20,6 +20,7 @@ use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::delivery::dispatch::Dispatcher;
 use crate::delivery::pipeline::Line;
+use crate::delivery::spool::{Spool, SpoolError};
 use crate::folder::{Availability, Folder};
 use crate::identity::{Identity, IdentityError};
 use crate::intake::Intake;
@@ -61,6 +62,9 @@ pub enum DaemonError {
     /// The instance id is not to be had.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// The journal failed while running.
     #[error("{0}; the daemon stops, because what it cannot remember it must not do")]
     Journal(#[from] Failure),
@@ -79,6 +83,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
     let accept = options.accept_new_instance;
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
+    let spool = Arc::new(Spool::open(&config.state, identity.clone())?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
     let recovered = extending("recovering", journal.recover(&watches, unix_millis())).await?;
     tracing::info!(
@@ -109,7 +114,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         });
     }
     let (stopping, stopped) = watch::channel(false);
-    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, &folders, &lines, stopped);
+    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, spool, &folders, &lines, stopped);
     let mut dispatcher = tokio::spawn(dispatcher.run());
 
     let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());
