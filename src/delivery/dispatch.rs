@@ -293,8 +293,9 @@ impl Dispatcher {
             if self.tools.journal.counters(watch).states[JobState::Delivered.index()] == 0 {
                 continue;
             }
-            // Only what is delivered is due at the beginning of time.
-            for (key, _) in self.tools.journal.due(watch, 0, DUE_AT_ONCE)? {
+            let limit = if self.has_spooled(watch) { DUE_AT_ONCE } else { MAX_WORKERS };
+            // Only what is delivered, or spooled, is due at the beginning of time.
+            for (key, _) in self.tools.journal.due(watch, 0, limit)? {
                 if self.workers.len() >= MAX_WORKERS || !self.taken.insert(key) {
                     continue;
                 }

@@ -12,7 +12,7 @@
 //! It must not know of jobs, watches or folders. Everything here blocks on the disk.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{DirBuilder, Permissions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -95,7 +95,7 @@ impl Spool {
                 tracing::warn!(path = %Shown(path), names = MAX_NAMES, "too many names in the spool; the others are not looked at");
                 break;
             }
-            index.note(&dir, entry?.name, &identity)?;
+            index.note(&dir, &entry?.name, &identity)?;
         }
         Ok(Self { path: path.to_owned(), dir, identity, max_bytes: state.max_spool, index: Mutex::new(index) })
     }
@@ -181,9 +181,6 @@ impl Spool {
     /// Reads the result of an object; `None` if there is none, or none that can be trusted.
     pub fn read(&self, id: Uuid) -> io::Result<Option<Whole>> {
         let name = name_of(id);
-        if !self.has(id) {
-            return Ok(None);
-        }
         if !self.dir.exists(&name)? {
             self.forget(id);
             return Ok(None);
@@ -218,8 +215,8 @@ impl Spool {
 
 impl Index {
     /// Takes a name into account that stands in the spool.
-    fn note(&mut self, dir: &Dir, name: OsString, identity: &Identity) -> io::Result<()> {
-        let seen = match dir.look(&name) {
+    fn note(&mut self, dir: &Dir, name: &OsStr, identity: &Identity) -> io::Result<()> {
+        let seen = match dir.look(name) {
             Ok(Look::File(seen)) => seen,
             Ok(_) => {
                 self.strange += 1;
@@ -230,10 +227,10 @@ impl Index {
         };
         let ours = seen.uid == identity.uid && seen.nlink == 1;
         if ours && name.as_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()) {
-            return dir.unlink(&name);
+            return dir.unlink(name);
         }
         self.bytes = self.bytes.saturating_add(seen.generation.size);
-        match id_of(&name).filter(|_| ours) {
+        match id_of(name).filter(|_| ours) {
             Some(id) => drop(self.files.insert(id, seen.generation.size)),
             None => self.strange += 1,
         }
@@ -246,7 +243,7 @@ fn name_of(id: Uuid) -> OsString {
 }
 
 /// The object that a name is of; only the way we write it counts.
-fn id_of(name: &std::ffi::OsStr) -> Option<Uuid> {
+fn id_of(name: &OsStr) -> Option<Uuid> {
     let id = Uuid::parse_str(name.to_str()?.strip_suffix(SUFFIX)?).ok()?;
     (name_of(id) == name).then_some(id)
 }

@@ -165,6 +165,9 @@ impl Claimed {
     pub(super) fn find_spooled(&self, dir: &Dir, file: &File, seen: &Seen) -> Result<Option<ContentHash>, Fault> {
         let id = self.object_id();
         let of_spool = |error| verdict::of_file("cannot read the spool", &error);
+        if !self.tools.spool.has(id) {
+            return Ok(None);
+        }
         let Some(whole) = self.tools.spool.read(id).map_err(of_spool)? else { return Ok(None) };
         if whole.ours.generation == seen.generation {
             return Ok(Some(whole.sha256));
@@ -232,11 +235,11 @@ pub async fn review(folders: Vec<Arc<Folder>>, tools: Arc<Tools>) {
     match reviewed.await {
         Ok(Left { orphaned: 0, unwatched: 0, strange: 0 }) => {}
         Ok(Left { orphaned, unwatched, strange }) => tracing::warn!(
-            path = %Shown(&tools.spool.path()), orphaned, unwatched, strange,
+            path = %Shown(tools.spool.path()), orphaned, unwatched, strange,
             "the spool holds files that nothing waits for (results whose input is gone, results of watches that are not \
              configured, files of others); they are kept: move or remove them by hand"
         ),
-        Err(error) => tracing::warn!(path = %Shown(&tools.spool.path()), %error, "cannot look through the spool"),
+        Err(error) => tracing::warn!(path = %Shown(tools.spool.path()), %error, "cannot look through the spool"),
     }
 }
 

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rocketride_ingest::identity::Identity;
-use rocketride_ingest::sandbox::Sandbox;
+use rocketride_ingest::job::{FileKey, WatchId};
+use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 
 use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, sha256, wait_for};
 use crate::host_faults::{chmod, is_root, start_bound, start_bound_by_permissions};
@@ -93,6 +94,61 @@ async fn a_spooled_result_is_adopted_after_the_journal_was_deleted() {
     host.assert_delivered_uncharged(&["sub/a.txt".into()]);
     assert_sent_once(&engine, &["a.txt".into()]);
     assert_eq!(host.journaled("in", "done").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_folder_that_refuses_its_result_keeps_no_other_result_back() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "");
+    // Time to take the permissions away after the writes and before the results.
+    engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(3))));
+    let folders = ["one", "two"];
+    for folder in folders {
+        host.write(format!("in/{folder}/{folder}.txt"), folder);
+    }
+    let mut daemon = start_bound_by_permissions(&host);
+    wait_for("both writes", || engine.writes().len() == folders.len()).await;
+    for folder in folders {
+        chmod(host.path("in").join(folder), 0o555);
+    }
+    wait_for("both results to be spooled", || daemon.log().matches(WAITS).count() == folders.len()).await;
+    daemon.kill();
+
+    // The one that the dispatcher sees first stays closed.
+    let key = |folder: &&str| FileKey::new(WatchId::of("in"), format!("{folder}/{folder}.txt").as_ref()).to_bytes();
+    let [first, second] = if key(&folders[0]) < key(&folders[1]) { folders } else { [folders[1], folders[0]] };
+    chmod(host.path("in").join(second), 0o755);
+    let daemon = start_bound_by_permissions(&host);
+    wait_for("the other result", || host.result(format!("{second}/{second}.txt")).is_some()).await;
+    daemon.logged(PLACED).await;
+    let log = daemon.log();
+    let before = &log[..log.find(PLACED).unwrap()];
+    assert!(
+        before.contains(&format!("the result of {first}/{first}.txt waits in the spool")),
+        "{first} was tried before"
+    );
+    wait_for("the spool to have the first alone", || in_spool(&host).len() == 1).await;
+    daemon.stop().await;
+    assert_eq!(host.journaled("in", "spooled").await, 1);
+    assert_sent_once(&engine, &folders.map(|folder| format!("{folder}.txt")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_in_the_spool_after_its_delivery_was_recorded_is_removed() {
+    let (host, engine, daemon) = stuck("", |_| ()).await;
+    daemon.logged(WAITS).await;
+    let spooled = in_spool(&host).remove(0);
+    let content = std::fs::read(&spooled).unwrap();
+    placed(&host).await;
+    daemon.stop().await;
+    std::fs::write(&spooled, content).unwrap();
+    if is_root() {
+        host.give_away();
+    }
+    let daemon = start_bound_by_permissions(&host);
+    wait_for("the spool to be empty", || in_spool(&host).is_empty()).await;
+    daemon.stop().await;
+    assert_sent_once(&engine, &["a.txt".into()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
