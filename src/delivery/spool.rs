@@ -85,10 +85,11 @@ impl Spool {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
+        let dir = Dir::open(path)?;
+        // Results are as confidential as their inputs.
         if std::fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
             std::fs::set_permissions(path, Permissions::from_mode(0o700))?;
         }
-        let dir = Dir::open(path)?;
         let mut index = Index::default();
         for (count, entry) in dir.entries()?.enumerate() {
             if count >= MAX_NAMES {

@@ -178,16 +178,16 @@ async fn where_no_result_can_be_written_nothing_is_sent_until_one_can() {
 }
 
 /// A small filesystem of its own at a path, while this lives. Mounting needs privileges that not every host grants.
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
 
 impl Mount {
     /// What stands at one path, at another one too.
-    fn bind(what: &Path, at: PathBuf) -> Self {
+    pub fn bind(what: &Path, at: PathBuf) -> Self {
         assert!(Command::new("mount").arg("--bind").args([what, &at]).status().unwrap().success());
         Self(at)
     }
 
-    fn tmpfs(at: PathBuf, options: &str) -> Option<Self> {
+    pub fn tmpfs(at: PathBuf, options: &str) -> Option<Self> {
         let mut mount = Command::new("mount");
         let mounted = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status();
         if mounted.is_ok_and(|status| status.success()) {

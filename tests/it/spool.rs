@@ -9,7 +9,7 @@ use rocketride_ingest::job::{FileKey, WatchId};
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 
 use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, sha256, wait_for};
-use crate::host_faults::{chmod, is_root, start_bound, start_bound_by_permissions};
+use crate::host_faults::{Mount, chmod, is_root, start_bound, start_bound_by_permissions};
 
 const WAITS: &str = "delivered, but the result cannot be written; it waits in the spool";
 const HELD: &str = "this host cannot serve the watch; it is held, and no file is charged";
@@ -118,6 +118,10 @@ async fn one_folder_that_refuses_its_result_keeps_no_other_result_back() {
     let key = |folder: &&str| FileKey::new(WatchId::of("in"), format!("{folder}/{folder}.txt").as_ref()).to_bytes();
     let [first, second] = if key(&folders[0]) < key(&folders[1]) { folders } else { [folders[1], folders[0]] };
     chmod(host.path("in").join(second), 0o755);
+    host.write("in/late.txt", "late");
+    if is_root() {
+        host.give_away();
+    }
     let daemon = start_bound_by_permissions(&host);
     wait_for("the other result", || host.result(format!("{second}/{second}.txt")).is_some()).await;
     daemon.logged(PLACED).await;
@@ -128,6 +132,8 @@ async fn one_folder_that_refuses_its_result_keeps_no_other_result_back() {
         "{first} was tried before"
     );
     wait_for("the spool to have the first alone", || in_spool(&host).len() == 1).await;
+    wait_for("the first to be tried again", || daemon.messages(HELD).len() == 2).await;
+    assert!(delivered_as(&engine, "late.txt").is_empty(), "nothing new is sent while a result waits");
     daemon.stop().await;
     assert_eq!(host.journaled("in", "spooled").await, 1);
     assert_sent_once(&engine, &folders.map(|folder| format!("{folder}.txt")));
@@ -173,6 +179,22 @@ async fn a_full_spool_leaves_the_result_in_memory_and_says_so() {
     assert!(daemon.log().contains("state.max_spool") && in_spool(&host).is_empty());
     placed(&host).await;
     host.assert_delivered_uncharged(&["sub/a.txt".into()]);
+    assert_sent_once(&engine, &["a.txt".into()]);
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_spool_leaves_the_journal_room_on_its_disk() {
+    let mut disk = None;
+    let (host, engine, daemon) = stuck("", |host| {
+        std::fs::create_dir(host.path("state")).unwrap();
+        disk = Mount::tmpfs(host.path("state"), "size=32m");
+    })
+    .await;
+    let Some(_disk) = disk else { return };
+    daemon.logged("which the journal needs").await;
+    assert!(in_spool(&host).is_empty());
+    placed(&host).await;
     assert_sent_once(&engine, &["a.txt".into()]);
     daemon.stop().await;
 }

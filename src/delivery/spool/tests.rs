@@ -72,6 +72,19 @@ fn what_is_put_is_read_back_also_after_a_restart_until_it_is_removed() {
 }
 
 #[test]
+fn what_is_no_directory_is_no_spool_and_stays_as_it_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("spool");
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+    let state = State { directory: temp.path().to_owned(), min_free: 0, max_spool: 1 };
+    let identity = Identity { instance: "inst".into(), uid: rustix::process::geteuid().as_raw() };
+    let error = Spool::open(&state, Arc::new(identity)).unwrap_err().to_string();
+    assert!(error.contains("/spool: Not a directory"), "{error}");
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o644);
+}
+
+#[test]
 fn its_bytes_are_bounded_and_counted_exactly() {
     let temp = tempfile::tempdir().unwrap();
     let spool = open(temp.path(), 2500);
