@@ -133,8 +133,9 @@ async fn one_folder_that_refuses_its_result_keeps_no_other_result_back() {
     );
     wait_for("the spool to have the first alone", || in_spool(&host).len() == 1).await;
     wait_for("the first to be tried again", || daemon.messages(HELD).len() == 2).await;
-    assert!(delivered_as(&engine, "late.txt").is_empty(), "nothing new is sent while a result waits");
+    // A stop waits for whatever was begun.
     daemon.stop().await;
+    assert!(delivered_as(&engine, "late.txt").is_empty(), "nothing new is sent while a result waits");
     assert_eq!(host.journaled("in", "spooled").await, 1);
     assert_sent_once(&engine, &folders.map(|folder| format!("{folder}.txt")));
 }
