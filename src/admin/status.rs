@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::wire::{Health, Pipeline, State, Status, Watch};
+use super::wire::{Health, Pipeline, State, Status, Transfer, Watch};
 use super::{Desk, Running};
+use crate::board::Flight;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
 use crate::job::STATE_NAMES;
@@ -15,7 +16,7 @@ pub fn status(desk: &Desk) -> Status {
     let running = desk.running();
     let paused = desk.pauses.paused();
     let watches: Vec<_> = running.folders.iter().map(|folder| watch(desk, folder, &paused)).collect();
-    let pipelines: Vec<_> = running.lines.iter().map(|line| pipeline(line, &paused)).collect();
+    let pipelines: Vec<_> = running.lines.iter().map(|line| pipeline(desk, line, &paused)).collect();
     let state = state(desk, &running);
     let reasons = reasons(&watches, &pipelines, &state);
     Status {
@@ -29,6 +30,7 @@ pub fn status(desk: &Desk) -> Status {
         stopping: *desk.stopping.borrow(),
         watches,
         pipelines,
+        transfers: desk.board.flights().iter().map(|flight| transfer(flight)).collect(),
         state,
     }
 }
@@ -53,19 +55,35 @@ fn watch(desk: &Desk, folder: &Folder, paused: &Paused) -> Watch {
         up,
         trouble,
         paused_since: paused.get(&Subject::Watch(folder.watch.name.clone())).copied(),
+        backend: folder.backend(),
+        writer_check: folder.writer_check(),
         settling: folder.settling(),
         jobs: STATE_NAMES.iter().map(|state| ((*state).to_owned(), counters.count(state))).collect(),
         oldest_pending: desk.journal.next_due(folder.watch.id, 0).ok().flatten(),
     }
 }
 
-fn pipeline(line: &Line, paused: &Paused) -> Pipeline {
+fn transfer(flight: &Flight) -> Transfer {
+    Transfer {
+        watch: flight.watch.clone(),
+        path: Shown(&flight.path).to_string(),
+        pipeline: flight.pipeline.clone(),
+        size: flight.size,
+        sent: flight.sent(),
+        seconds: flight.began.elapsed().as_secs_f64(),
+        phase: flight.phase().name().to_owned(),
+    }
+}
+
+fn pipeline(desk: &Desk, line: &Line, paused: &Paused) -> Pipeline {
     let outage = line.outage();
     Pipeline {
         name: line.config.name.clone(),
         uri: line.config.uri.clone(),
         up: line.session().is_some(),
         trouble: outage.as_ref().map(|(_, reason)| escaped(reason).to_string()),
+        in_flight: desk.board.in_flight(&line.config.name) as u64,
+        last_success: desk.board.last_success(&line.config.name),
         down_seconds: outage.map(|(since, _)| since.elapsed().as_secs()),
         paused_since: paused.get(&Subject::Pipeline(line.config.name.clone())).copied(),
     }
