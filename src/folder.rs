@@ -3,7 +3,7 @@
 //! Intake opens the root and says when it is gone; delivery reads files through it, tells intake which files
 //! changed under its hands, and holds the watch when this host cannot serve it. Neither knows the other.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,8 +18,8 @@ use crate::sidecar;
 
 /// Paths that delivery may have waiting for intake; more are found again by the next scan.
 const CHANGED_CAPACITY: usize = 1024;
-/// Hidden files without a record that one scan remembers; the others wait for the next start.
-const MAX_ORPHANS: usize = 10_000;
+/// Files with an unfinished move or removal that the first scan remembers; the others wait for the next start.
+const MAX_STRAYS: usize = 10_000;
 /// First pause after a fault of this host; doubled each time up to [`HOLD_MAX`].
 const HOLD_MIN: Duration = Duration::from_secs(5);
 /// Longest pause after a fault of this host.
@@ -42,8 +42,8 @@ pub struct Folder {
     temps: Mutex<HashSet<OsString>>,
     /// Results of this watch that the pipeline gave and that cannot be written now.
     unplaced: AtomicU64,
-    /// Hidden names without a record, found by a scan.
-    orphans: Mutex<Vec<PathBuf>>,
+    /// Files whose move or removal was begun by an earlier run, found by the first scan.
+    strays: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// Whether a root can be used.
@@ -77,7 +77,7 @@ impl Folder {
             hold: Mutex::default(),
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
-            orphans: Mutex::default(),
+            strays: Mutex::default(),
         };
         (Arc::new(folder), receiver)
     }
@@ -177,17 +177,17 @@ impl Folder {
         self.unplaced.load(Ordering::Acquire) > 0
     }
 
-    /// Remembers a hidden file without a record.
-    pub fn add_orphan(&self, rel: PathBuf) {
-        let mut orphans = lock(&self.orphans);
-        if orphans.len() < MAX_ORPHANS && !orphans.contains(&rel) {
-            orphans.push(rel);
+    /// Remembers a file that is to go elsewhere and has not: one at its hidden name, or a dead letter at its own.
+    pub fn add_stray(&self, rel: PathBuf) {
+        let mut strays = lock(&self.strays);
+        if strays.len() < MAX_STRAYS {
+            strays.insert(rel);
         }
     }
 
-    /// Takes the hidden files without a record.
-    pub fn take_orphans(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut lock(&self.orphans))
+    /// Takes the files that are to go elsewhere.
+    pub fn take_strays(&self) -> BTreeSet<PathBuf> {
+        std::mem::take(&mut lock(&self.strays))
     }
 }
 
