@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -106,9 +106,9 @@ impl Folder {
         let _ = self.changed.try_send(rel);
     }
 
-    /// How many paths are settling.
+    /// How many paths are settling, or have yet to go where an earlier run was to put them.
     pub fn settling(&self) -> u64 {
-        self.settling.load(Ordering::Relaxed)
+        self.settling.load(Ordering::Relaxed) + lock(&self.strays).len() as u64
     }
 
     /// Says how many paths are settling.
@@ -185,9 +185,14 @@ impl Folder {
         }
     }
 
-    /// Takes the files that are to go elsewhere.
-    pub fn take_strays(&self) -> BTreeSet<PathBuf> {
-        std::mem::take(&mut lock(&self.strays))
+    /// One of the files that are to go elsewhere.
+    pub fn stray(&self) -> Option<PathBuf> {
+        lock(&self.strays).first().cloned()
+    }
+
+    /// Forgets a file that was to go elsewhere.
+    pub fn forget_stray(&self, rel: &Path) {
+        lock(&self.strays).remove(rel);
     }
 }
 

@@ -342,3 +342,76 @@ fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {
     }
     Ok(dir)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    /// An inbox whose dead letters are to be moved, with one file in it and what is known of that.
+    fn given_up() -> (tempfile::TempDir, Arc<Folder>, Root, Delivered) {
+        let inbox = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[server]\nuri = \"http://127.0.0.1\"\n[pipelines.p]\nfile = \"p.pipe\"\n\
+             [[watch]]\nname = \"w\"\npath = {:?}\npipeline = \"p\"\non_failure = {{ move = \"failed\" }}",
+            inbox.path()
+        );
+        let config = Config::parse(&text, Path::new("/etc/config.toml"), &Environment::default()).unwrap();
+        let (folder, _) = Folder::new(config.watches[0].clone());
+        std::fs::write(inbox.path().join("a.txt"), "one").unwrap();
+        let root = Root::open(inbox.path()).unwrap();
+        let generation = root.dir(Path::new("")).unwrap().file(OsStr::new("a.txt")).unwrap().unwrap().generation;
+        let delivered = Delivered {
+            kind: Kind::Error,
+            generation,
+            sha256: None,
+            object_id: Uuid::nil(),
+            result: "a.txt.error.json".into(),
+        };
+        (inbox, folder, root, delivered)
+    }
+
+    #[test]
+    fn only_the_very_file_that_failed_is_moved() {
+        let changes: [fn(&Path); 3] = [
+            |path| std::fs::write(path, "two").unwrap(),
+            |path| {
+                let new = path.with_extension("new");
+                std::fs::write(&new, "one").unwrap();
+                std::fs::rename(new, path).unwrap();
+            },
+            |path| {
+                let readonly = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o444);
+                std::fs::set_permissions(path, readonly).unwrap();
+            },
+        ];
+        for change in changes {
+            let (inbox, folder, root, delivered) = given_up();
+            // The kernel's clock of change times goes in ticks.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            change(&inbox.path().join("a.txt"));
+            let outcome = finish(&folder, &root, Path::new("a.txt"), &delivered).unwrap();
+            assert_eq!(outcome, Outcome::Kept("the file changed after it was given up".into()));
+            assert!(inbox.path().join("a.txt").exists() && !inbox.path().join("failed").exists());
+        }
+        let (inbox, folder, root, delivered) = given_up();
+        std::fs::write(inbox.path().join("a.txt.error.json"), "{}").unwrap();
+        assert_eq!(finish(&folder, &root, Path::new("a.txt"), &delivered).unwrap(), Outcome::Gone);
+        let failed = inbox.path().join("failed");
+        assert!(failed.join("a.txt").exists() && failed.join("a.txt.error.json").exists());
+    }
+
+    #[test]
+    fn what_came_to_the_hidden_name_instead_is_put_back() {
+        let (inbox, folder, root, delivered) = given_up();
+        let (path, hidden) = (inbox.path().join("a.txt"), inbox.path().join(sidecar::hidden_name(Uuid::nil())));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&hidden, "somebody's").unwrap();
+        let outcome = finish(&folder, &root, Path::new("a.txt"), &delivered).unwrap();
+        assert_eq!(outcome, Outcome::Kept("another file came to its place".into()));
+        assert_eq!(std::fs::read(path).unwrap(), b"somebody's");
+        assert!(!inbox.path().join("failed").exists());
+    }
+}

@@ -26,21 +26,25 @@ pub async fn strays(folder: Arc<Folder>, tools: Arc<Tools>) -> Result<(), Failur
     while !folder.is_scanned() {
         tokio::time::sleep(SCAN_CHECK).await;
     }
-    for path in folder.take_strays() {
-        let Some(root) = folder.root() else { return Ok(()) };
+    while let Some(path) = folder.stray() {
+        let Some(root) = folder.root() else {
+            tokio::time::sleep(SCAN_CHECK).await;
+            continue;
+        };
         if base_name(&path).as_encoded_bytes().starts_with(HIDDEN_PREFIX.as_bytes()) {
             hidden_file(&folder, &root, &path, &tools).await?;
         } else {
             dead_letter(&folder, root, &path, &tools).await?;
         }
+        folder.forget_stray(&path);
     }
     Ok(())
 }
 
-/// A file that was given up and stands in its place, although the watch wants such files moved.
+/// A file that was given up, and stands in its place, or its error file does, although the watch wants both moved.
 async fn dead_letter(folder: &Arc<Folder>, root: Arc<Root>, path: &Path, tools: &Arc<Tools>) -> Result<bool, Failure> {
     let key = FileKey::new(folder.watch.id, path);
-    let job = tools.journal.get(key)?.filter(|job| job.state == JobState::Failed && !job.absent);
+    let job = tools.journal.get(key)?.filter(|job| job.state == JobState::Failed);
     let Some(job) = job else { return Ok(false) };
     Claimed { tools: tools.clone(), folder: folder.clone(), root, key, job }.put_aside(&[]).await
 }

@@ -180,9 +180,8 @@ impl Walker {
             return;
         }
         match self.journal.get(FileKey::new(self.folder.watch.id, &input)) {
-            Ok(job) if job.as_ref().is_some_and(|job| job.state == JobState::Failed && !job.absent) => {
-                self.put_aside(&input);
-            }
+            // Its move may be on record already, that of its error file is not.
+            Ok(job) if job.as_ref().is_some_and(|job| job.state == JobState::Failed) => self.put_aside(&input),
             Ok(_) => {}
             Err(_) => report.stopped = true,
         }

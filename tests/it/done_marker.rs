@@ -91,6 +91,20 @@ async fn what_is_no_file_or_older_than_its_input_is_no_marker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_events_the_scan_finds_what_was_marked() {
+    let (host, engine, daemon) = running("detect = \"poll\"\npoll_interval = \"200ms\"").await;
+    host.write("in/a.txt", "a");
+    host.write("in/b.txt", "b");
+    a_moment_later().await;
+    host.write("in/a.txt.done", "");
+    delivered(&host, "a.txt", "a").await;
+    host.write("in/b.txt.done", "");
+    delivered(&host, "b.txt", "b").await;
+    daemon.stop().await;
+    assert_eq!(engine.delivered(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_named_like_a_marker_is_looked_into_when_it_appears() {
     let (host, _engine, daemon) = running("").await;
     host.write("new/inner.txt", "inner");

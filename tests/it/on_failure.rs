@@ -154,10 +154,9 @@ async fn a_hidden_dead_letter_is_moved_though_the_journal_was_thrown_away() {
     std::fs::rename(host.inbox().join("bad.txt"), host.inbox().join(hidden)).unwrap();
     std::fs::remove_dir_all(host.path("state/journal")).unwrap();
     from_now_on_move(&host);
-    let daemon = host.start();
-    let expected = ["failed/bad.txt", "failed/bad.txt.error.json"];
-    wait_for("the move", || files_beneath(&host.inbox()) == expected).await;
-    daemon.stop().await;
+    // A single pass waits for it.
+    assert_eq!(host.output(&["run", "--once"]).0, 0);
+    assert_eq!(files_beneath(&host.inbox()), ["failed/bad.txt", "failed/bad.txt.error.json"]);
     assert_eq!(engine.delivered(), 0);
 }
 
@@ -176,7 +175,8 @@ async fn kills_while_dead_letters_are_moved_lose_none_of_them() {
         daemon.kill();
     }
     let daemon = host.start();
-    wait_for("all to be moved", || files_beneath(&host.inbox()).len() == 2 * FILES && names.iter().all(moved)).await;
+    let nothing_left = || files_beneath(&host.inbox()).iter().all(|name| name.starts_with("failed/"));
+    wait_for("all to be moved", || nothing_left() && names.iter().all(moved)).await;
     daemon.stop().await;
     for name in &names {
         let failed = host.inbox().join("failed");
@@ -184,4 +184,27 @@ async fn kills_while_dead_letters_are_moved_lose_none_of_them() {
         assert_eq!(read_json(&failed.join(format!("{name}.error.json"))).unwrap()["action"], "error");
     }
     assert_eq!(files_beneath(&host.inbox()).len(), 2 * FILES, "{:?}", files_beneath(&host.inbox()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_cannot_be_used_is_tried_again_and_costs_no_further_upload() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "on_failure = { move = \"failed/x\" }\ninclude = [\"bad*\"]");
+    host.edit_config("attempts = 3", "attempts = 1");
+    let refused = engine.faults().add(Rule::open(Effect::Mask));
+    // A folder cannot be made in what is a file; the move is taken back each time.
+    let obstacle = host.write("in/failed", "a file");
+    let daemon = host.start();
+    let path = host.write("in/bad.txt", "x");
+    let tries = || daemon.messages("the move of this dead letter is tried again").len();
+    wait_for("two tries", || tries() == 2 || engine.faults().hits(refused) > 1).await;
+    // Longer than it settles.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(engine.faults().hits(refused), 1, "what stands there again is what was given up");
+    assert!(path.exists());
+    std::fs::remove_file(obstacle).unwrap();
+    let expected = ["failed/x/bad.txt", "failed/x/bad.txt.error.json"];
+    wait_for("the move", || files_beneath(&host.inbox()) == expected).await;
+    daemon.stop().await;
+    assert_eq!(engine.faults().hits(refused), 1);
 }
