@@ -218,7 +218,7 @@ impl Dispatcher {
         let mut roots: Vec<_> = self.lanes.iter().map(|lane| lane.folder.availability()).collect();
         let mut recoveries = JoinSet::new();
         for lane in &self.lanes {
-            recoveries.spawn(recover::hidden_files(lane.folder.clone(), self.tools.clone()));
+            recoveries.spawn(recover::strays(lane.folder.clone(), self.tools.clone()));
         }
         let folders = self.lanes.iter().map(|lane| lane.folder.clone()).collect();
         recoveries.spawn(spooled::review(folders, self.tools.clone()));
@@ -228,7 +228,7 @@ impl Dispatcher {
             tokio::select! {
                 Some(report) = self.reports.recv() => self.report(&report),
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
-                Some(ended) = recoveries.join_next() => joined(ended).await,
+                Some(ended) = recoveries.join_next() => joined(ended).await?,
                 _ = changes.changed() => {}
                 () = any_changed(&mut health) => {}
                 () = any_changed(&mut roots) => {}
