@@ -221,7 +221,11 @@ impl Dispatcher {
             recoveries.spawn(recover::strays(lane.folder.clone(), self.tools.clone()));
         }
         let folders = self.lanes.iter().map(|lane| lane.folder.clone()).collect();
-        recoveries.spawn(spooled::review(folders, self.tools.clone()));
+        let review = spooled::review(folders, self.tools.clone());
+        recoveries.spawn(async move {
+            review.await;
+            Ok(())
+        });
         while !*stopping.borrow_and_update() {
             changes.mark_unchanged();
             let wake = self.dispatch().await?;
