@@ -16,6 +16,7 @@ mod faults;
 mod harness;
 mod host_faults;
 mod imports;
+mod journal_damage;
 mod limits;
 mod main_job;
 mod secrets;
