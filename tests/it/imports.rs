@@ -34,17 +34,20 @@ const RULES: &[(&str, &[&str])] = &[
             "progress", "show", "sidecar",
         ],
     ),
+    ("pauses", &["fs", "job"]),
+    ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease", "once",
-            "panics", "progress", "service", "show",
+            "admin", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease",
+            "once", "panics", "pauses", "progress", "service", "show",
         ],
     ),
     (
         "cli",
         &[
+            "admin",
             "client",
             "clock",
             "config",

@@ -182,7 +182,7 @@ async fn a_journal_that_may_not_be_read_is_healthy() {
     let (host, engine) = finished().await;
     for (path, mode) in [("state/journal/db", 0o600), ("state/journal", 0o700), ("state/lock", 0o600), ("state", 0o700)]
     {
-        fs::set_permissions(host.path(path), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(host.path(path), fs::Permissions::from_mode(0o0)).unwrap();
         let command = host.command(&["run", "--once"]);
         let output = if fs::metadata("/proc/self").unwrap().uid() == 0 {
             host.give_away();
