@@ -18,6 +18,7 @@ mod faults;
 mod harness;
 mod host_faults;
 mod imports;
+mod journal_damage;
 mod limits;
 mod main_job;
 mod on_failure;
