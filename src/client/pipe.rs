@@ -262,7 +262,9 @@ impl Watch<'_> {
         let mut request = pin!(request);
         loop {
             let left = self.limit.saturating_sub(begun.elapsed());
-            if let Ok(reply) = tokio::time::timeout(self.first_look.min(left), &mut request).await {
+            // Where the last question got no answer, the next one does not wait for as long as a result may take.
+            let patience = if unanswered > 0 { self.connection.request_timeout() } else { self.limit };
+            if let Ok(reply) = tokio::time::timeout(self.first_look.min(patience).min(left), &mut request).await {
                 return reply;
             }
             if begun.elapsed() >= self.limit {

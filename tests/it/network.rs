@@ -168,6 +168,22 @@ async fn a_close_that_is_never_answered_by_a_task_that_runs_is_tried_again() {
     a_hung_step_is_tried_again(Rule::close(Effect::Hang), "no reply to close within 4 s").await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_comes_after_it_was_given_up_is_of_the_same_object_as_its_repeat() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure_with(&engine.uri(), SHORT, MANY);
+    engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(5))).times(1));
+    let daemon = host.start();
+    host.write("in/late.txt", "late\n");
+    wait_for("both commits", || engine.delivered() == 2).await;
+    wait_for("the result", || host.result("late.txt").is_some()).await;
+    assert_eq!(host.result("late.txt").unwrap()["attempts"], 2);
+    let both = delivered_as(&engine, "late.txt");
+    assert!(both.iter().all(|delivery| delivery.complete() && delivery.sha256 == sha256("late\n")), "{both:?}");
+    assert_eq!(both[0].object_id, both[1].object_id);
+    daemon.stop().await;
+}
+
 /// The task lives and says so: only the file can be what it hangs on. It is charged, the others are not.
 async fn a_hung_step_is_tried_again(step: Rule, words: &str) {
     let (host, engine) = (Host::new(), engine().await);
