@@ -40,6 +40,7 @@ pub(super) struct Server {
     pub(super) allow_plaintext: Option<bool>,
     pub(super) connect_timeout: Option<Spanned<Time>>,
     pub(super) request_timeout: Option<Spanned<Time>>,
+    pub(super) silence_timeout: Option<Spanned<Time>>,
     pub(super) start_timeout: Option<Spanned<Time>>,
     pub(super) result_timeout: Option<Spanned<Time>>,
     pub(super) drain_timeout: Option<Spanned<Time>>,

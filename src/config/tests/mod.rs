@@ -69,6 +69,7 @@ fn a_minimal_file_gets_every_default() {
     let config = good(MINIMAL);
     assert_eq!(config.server.connect_timeout, 10 * SECOND);
     assert_eq!(config.server.request_timeout, 60 * SECOND);
+    assert_eq!(config.server.silence_timeout, 60 * SECOND);
     assert_eq!(config.server.start_timeout, 10 * MINUTE);
     assert_eq!(config.server.result_timeout, 30 * MINUTE);
     assert_eq!(config.server.drain_timeout, 60 * SECOND);
