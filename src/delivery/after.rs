@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::config::OnSuccess;
 use crate::folder::Folder;
-use crate::fs::{Dir, Root, Seen, base_name};
+use crate::fs::{Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
@@ -58,6 +58,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             return Ok(Outcome::Kept(String::new()));
         }
         let Some(seen) = dir.file(name)? else {
+            if let Look::Unknown(error) = root.look(rel) {
+                return Err(error);
+            }
             // Somebody else removed it, or we did before a crash; its result may still have to follow it.
             if let OnSuccess::Move(target) = &folder.watch.on_success {
                 follow_moved(folder, root, target, rel, &dir, delivered)?;

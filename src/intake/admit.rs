@@ -99,7 +99,9 @@ impl<'a> Desk<'a> {
                 _ => Inspection::Candidate(seen.generation),
             },
             Look::Directory => Inspection::Directory,
-            Look::Absent if job.is_some_and(|job| job.minds_absence()) => Inspection::Gone,
+            Look::Absent if job.is_some_and(|job| job.minds_absence() && self.folder.can_tell(&job)) => {
+                Inspection::Gone
+            }
             Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
