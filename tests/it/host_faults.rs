@@ -4,16 +4,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, wait_for};
+use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, is_root, read_json, wait_for};
 use crate::mount::Mount;
 
 fn chmod(path: impl AsRef<Path>, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// Whether permissions can be tested: root gives the host to another user, anybody else is bound by them anyway.
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 /// Starts the daemon as a user for whom permissions hold.

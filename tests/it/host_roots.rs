@@ -1,15 +1,15 @@
 //! Folders that come to be other folders: renamed away, mounted over, unmounted, removed. Unknown is never absent.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use rocketride_ingest::sandbox::{Effect, HeldSlots, Rule, Sandbox};
 
-use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, sha256, wait_for};
-use crate::mount::Mount;
+use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, is_root, sha256, wait_for};
+use crate::mount::{Mount, skipped};
 
 const ANOTHER: &str = "another folder stands at this path than before";
 const UNKNOWN: &str = "which is another one than it was seen in";
@@ -204,7 +204,7 @@ fn ext4(image: &Path) -> bool {
     let made = Command::new("mkfs.ext4").arg("-q").arg(image).status();
     let made = made.is_ok_and(|status| status.success());
     if !made {
-        crate::mount::skipped("there is no mkfs.ext4");
+        skipped("there is no mkfs.ext4");
     }
     made
 }
@@ -235,4 +235,26 @@ async fn a_disk_that_has_another_device_number_after_a_reboot_has_nothing_sent_a
     assert_eq!(host.output(&["run", "--once"]).0, 0);
     host.assert_delivered_uncharged(&names);
     assert_sent_once(&engine, &names);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_may_not_be_entered_for_a_while_loses_no_file() {
+    if !is_root() {
+        return skipped("only root can run the daemon as somebody for whom permissions hold");
+    }
+    let (host, engine, held) = host_with_held_slots("").await;
+    let mut names = host.drop_files("f", 6);
+    host.give_away();
+    let daemon = host.spawn(Host::unprivileged(&host.command(&["run"])));
+    settled(&daemon, &engine).await;
+    let mode = |mode| fs::set_permissions(host.inbox(), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o000);
+    drop(held);
+    names.extend(host.drop_files("meanwhile", 3));
+    daemon.logged("this host cannot serve the file now; it waits, at no attempt").await;
+    assert!(daemon.log().contains("Permission denied"), "{}", daemon.log());
+    mode(0o700);
+    host.give_away();
+    host.all_have_results(&names).await;
+    none_was_lost(&host, &engine, daemon, &names, 9).await;
 }
