@@ -37,7 +37,9 @@ async fn without_descriptors_nothing_is_begun_and_nothing_is_charged_until_there
     limit_descriptors(&daemon, limit);
     fs::create_dir(host.path("in/sub")).unwrap();
     let mut names: Vec<_> = (0..20).map(|n| format!("sub/f{n}.txt")).collect();
-    names.iter().for_each(|name| drop(host.write(host.inbox().join(name), name)));
+    for name in &names {
+        host.write(host.inbox().join(name), name);
+    }
     names.extend(host.drop_files("g", 20));
     daemon.logged("no file descriptors left; nothing new is begun for a while").await;
     assert!(daemon.log().contains("Too many open files"), "{}", daemon.log());
@@ -98,7 +100,9 @@ async fn where_watches_run_out_the_folder_is_polled() {
         let said = &daemon.messages("falling back to polling for this watch")[0]["error"];
         assert!(said.as_str().unwrap().contains("fs.inotify.max_user_"), "{said}");
         let names: Vec<_> = (0..10).map(|n| format!("d{n}/deep/f{n}.txt")).collect();
-        names.iter().for_each(|name| drop(host.write(host.inbox().join(name), name)));
+        for name in &names {
+            host.write(host.inbox().join(name), name);
+        }
         host.all_have_results(&names).await;
         host.assert_delivered_uncharged(&names);
         assert_eq!(daemon.messages("falling back to polling for this watch").len(), 1, "said once");

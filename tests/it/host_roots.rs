@@ -123,7 +123,9 @@ async fn files_of_a_disk_in_the_folder_that_went_away_are_unknown_until_it_is_ba
     let Some(_disk) = Mount::tmpfs(host.path("disk"), "size=1m") else { return };
     let inner = Mount::bind(&host.path("disk"), host.path("in/sub"));
     let names: Vec<_> = (0..4).map(|n| format!("sub/f{n}.txt")).collect();
-    names.iter().for_each(|name| drop(host.write(host.inbox().join(name), name)));
+    for name in &names {
+        host.write(host.inbox().join(name), name);
+    }
     let daemon = host.start();
     settled(&daemon, &engine).await;
 

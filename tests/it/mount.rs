@@ -10,21 +10,20 @@ pub struct Mount(PathBuf);
 impl Mount {
     /// A small filesystem of its own. `None`, said aloud, where the tests may not mount.
     pub fn tmpfs(at: impl Into<PathBuf>, options: &str) -> Option<Self> {
-        Self::mount(&["-t", "tmpfs", "-o", options, "tmpfs"], at.into())
+        Self::with(&["-t", "tmpfs", "-o", options, "tmpfs"], at.into())
     }
 
     /// The filesystem in a file. `None`, said aloud, where the tests may not mount.
     pub fn image(image: &Path, at: impl Into<PathBuf>) -> Option<Self> {
-        Self::mount(&["-o", "loop", image.to_str().unwrap()], at.into())
+        Self::with(&["-o", "loop", image.to_str().unwrap()], at.into())
     }
 
     /// What stands at one path, at another one too.
     pub fn bind(what: &Path, at: impl Into<PathBuf>) -> Self {
-        Self::mount(&["--bind", what.to_str().unwrap()], at.into())
-            .expect("a bind mount where another one was possible")
+        Self::with(&["--bind", what.to_str().unwrap()], at.into()).expect("a bind mount where another one was possible")
     }
 
-    fn mount(args: &[&str], at: PathBuf) -> Option<Self> {
+    fn with(args: &[&str], at: PathBuf) -> Option<Self> {
         let output = Command::new("mount").args(args).arg(&at).stdin(Stdio::null()).output();
         match output {
             Ok(output) if output.status.success() => return Some(Self(at)),
