@@ -68,6 +68,7 @@ pub(super) struct Retry {
 pub(super) struct State {
     pub(super) directory: Option<Text>,
     pub(super) min_free: Option<Spanned<Size>>,
+    pub(super) max_spool: Option<Spanned<Size>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -112,10 +113,12 @@ pub(super) struct Watch {
     pub(super) exclude: Vec<Text>,
     pub(super) ignore_junk: Option<bool>,
     pub(super) settle: Option<Spanned<Settle>>,
+    pub(super) done_marker: Option<Text>,
     pub(super) max_size: Option<Spanned<Size>>,
     pub(super) mime_type: Option<Text>,
     pub(super) metadata: BTreeMap<Text, Text>,
     pub(super) on_success: Option<OnSuccess>,
+    pub(super) on_failure: Option<OnFailure>,
     pub(super) detect: Option<super::watch::Detect>,
     pub(super) poll_interval: Option<Spanned<Time>>,
     pub(super) rescan_interval: Option<Spanned<Time>>,
@@ -127,6 +130,13 @@ pub(super) struct Watch {
 pub(super) enum OnSuccess {
     Keep,
     Delete,
+    Move(Text),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnFailure {
+    Keep,
     Move(Text),
 }
 

@@ -18,7 +18,9 @@ use super::limits::{ByteLimit, FileLimit};
 use super::pipeline::{Line, Session};
 use super::recover;
 use super::slots::{Room, Slots, UploadId};
-use super::space::{self, Space};
+use super::space::Space;
+use super::spool::{MAX_FILES, Spool};
+use super::spooled;
 use super::verdict::{Blame, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
 use crate::blocking::joined;
@@ -27,14 +29,18 @@ use crate::config::Config;
 use crate::folder::Folder;
 use crate::fs::Root;
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, Job, JobState, Millis};
+use crate::job::{Event, FileKey, Job, JobState, Millis, WatchId};
 use crate::journal::{Failure, Journal};
+use crate::panics;
+use crate::progress::{BEAT_EVERY, Progress};
 use crate::show::Shown;
 
 /// Due jobs of one watch that are kept at hand.
 const AT_HAND: usize = 64;
 /// Workers at a time, those included that only record any more.
 const MAX_WORKERS: usize = 2048;
+/// Jobs of one watch that are asked for of those due at once: they wait for a post-action, or in the spool.
+const DUE_AT_ONCE: usize = MAX_WORKERS + MAX_FILES;
 /// Pause of all claims when this process has no descriptors left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
 /// No job waits longer than this for another reason than its own failures.
@@ -64,6 +70,7 @@ pub struct Dispatcher {
     started: Instant,
     paused_until: Option<Instant>,
     space: Space,
+    progress: Progress,
     /// The longest that any job is made to wait, in milliseconds.
     longest_wait: Millis,
 }
@@ -74,6 +81,8 @@ struct Lane {
     /// Index of its pipeline.
     pipeline: usize,
     at_hand: VecDeque<FileKey>,
+    /// Whose spooled result was tried last: one that no folder takes must not keep the others back.
+    tried: Option<FileKey>,
 }
 
 impl Lane {
@@ -138,6 +147,7 @@ impl Dispatcher {
         config: Arc<Config>,
         journal: Journal,
         identity: Arc<Identity>,
+        spool: Arc<Spool>,
         folders: &[Arc<Folder>],
         lines: &[Arc<Line>],
         stopping: watch::Receiver<bool>,
@@ -165,12 +175,13 @@ impl Dispatcher {
             .iter()
             .filter_map(|folder| {
                 let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
-                Some(Lane { folder: folder.clone(), pipeline, at_hand: VecDeque::new() })
+                Some(Lane { folder: folder.clone(), pipeline, at_hand: VecDeque::new(), tried: None })
             })
             .collect();
         let tools = Tools {
             journal,
             identity,
+            spool,
             retry: config.retry.clone(),
             buffers: Arc::new(Semaphore::new(BUFFER_BYTES)),
             stopping,
@@ -197,7 +208,13 @@ impl Dispatcher {
             paused_until: None,
             longest_wait,
             space: Space::new(config_state),
+            progress: Progress::default(),
         }
+    }
+
+    /// Tells from outside whether it still goes round.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Dispatches until the daemon stops, then waits for what is in flight, at most `drain_timeout`.
@@ -210,15 +227,22 @@ impl Dispatcher {
         let mut roots: Vec<_> = self.lanes.iter().map(|lane| lane.folder.availability()).collect();
         let mut recoveries = JoinSet::new();
         for lane in &self.lanes {
-            recoveries.spawn(recover::hidden_files(lane.folder.clone(), self.tools.clone()));
+            recoveries.spawn(recover::strays(lane.folder.clone(), self.tools.clone()));
         }
+        let folders = self.lanes.iter().map(|lane| lane.folder.clone()).collect();
+        let review = spooled::review(folders, self.tools.clone());
+        recoveries.spawn(async move {
+            review.await;
+            Ok(())
+        });
         while !*stopping.borrow_and_update() {
+            self.progress.beat();
             changes.mark_unchanged();
             let wake = self.dispatch().await?;
             tokio::select! {
                 Some(report) = self.reports.recv() => self.report(&report),
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
-                Some(ended) = recoveries.join_next() => joined(ended).await,
+                Some(ended) = recoveries.join_next() => joined(ended).await?,
                 _ = changes.changed() => {}
                 () = any_changed(&mut health) => {}
                 () = any_changed(&mut roots) => {}
@@ -233,8 +257,9 @@ impl Dispatcher {
     /// Claims and starts everything that may start now. Returns when to look again at the latest.
     async fn dispatch(&mut self) -> Result<Instant, Failure> {
         let mut wake = Wake::default();
-        wake.at(Instant::now() + space::CHECK_EVERY);
+        wake.at(Instant::now() + BEAT_EVERY);
         self.start_post_actions()?;
+        self.start_spooled(&mut wake)?;
         let picks = self.pick(&mut wake)?;
         if picks.is_empty() {
             return Ok(wake.0.unwrap_or_else(Instant::now));
@@ -266,7 +291,8 @@ impl Dispatcher {
                 byte_limits: outlet.bytes.clone(),
                 reports: self.report_to.clone(),
             };
-            let task = self.workers.spawn(worker.run()).id();
+            let name = format!("worker of watch {:?}", lane.folder.watch.name);
+            let task = self.workers.spawn(panics::named(name.into(), worker.run())).id();
             let upload = Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session };
             self.in_flight.insert(task, InFlight { upload: Some(upload), claimed });
         }
@@ -282,8 +308,9 @@ impl Dispatcher {
             if self.tools.journal.counters(watch).states[JobState::Delivered.index()] == 0 {
                 continue;
             }
-            // Only what is delivered is due at the beginning of time.
-            for (key, _) in self.tools.journal.due(watch, 0, MAX_WORKERS)? {
+            let limit = if self.has_spooled(watch) { DUE_AT_ONCE } else { MAX_WORKERS };
+            // Only what is delivered, or spooled, is due at the beginning of time.
+            for (key, _) in self.tools.journal.due(watch, 0, limit)? {
                 if self.workers.len() >= MAX_WORKERS || !self.taken.insert(key) {
                     continue;
                 }
@@ -294,11 +321,49 @@ impl Dispatcher {
                 let (tools, folder, root) = (self.tools.clone(), lane.folder.clone(), root.clone());
                 let claimed = Claimed { tools, folder, root, key, job };
                 let worked = claimed.clone();
-                let task = self.workers.spawn(async move { worked.finish().await }).id();
+                let name = format!("post-action of watch {:?}", lane.folder.watch.name);
+                let task = self.workers.spawn(panics::named(name.into(), async move { worked.finish().await })).id();
                 self.in_flight.insert(task, InFlight { upload: None, claimed });
             }
         }
         Ok(())
+    }
+
+    /// Starts placing one spooled result of every watch that has some, unless the watch is held because they cannot be.
+    fn start_spooled(&mut self, wake: &mut Wake) -> Result<(), Failure> {
+        let now = Instant::now();
+        for index in 0..self.lanes.len() {
+            let (folder, tried) = (self.lanes[index].folder.clone(), self.lanes[index].tried);
+            let watch = folder.watch.id;
+            let Some(root) = folder.root().filter(|_| self.has_spooled(watch)) else { continue };
+            if let Some(until) = folder.held_until(now) {
+                wake.at(until);
+                continue;
+            }
+            let mut flights = self.in_flight.values().map(|flight| &flight.claimed);
+            if flights.any(|claimed| claimed.folder.watch.id == watch && claimed.job.state == JobState::Spooled) {
+                continue;
+            }
+            let mut due: Vec<_> =
+                self.tools.journal.due(watch, 0, DUE_AT_ONCE)?.into_iter().map(|(key, _)| key).collect();
+            let behind = due.iter().position(|key| tried.as_ref() == Some(key)).map_or(0, |at| at + 1);
+            due.rotate_left(behind);
+            for key in due {
+                let job = self.tools.journal.get(key)?.filter(|job| job.state == JobState::Spooled);
+                let Some(job) = job.filter(|_| self.taken.insert(key)) else { continue };
+                self.lanes[index].tried = Some(key);
+                let claimed = Claimed { tools: self.tools.clone(), folder, root, key, job };
+                let worked = claimed.clone();
+                let task = self.workers.spawn(async move { worked.place_spooled().await }).id();
+                self.in_flight.insert(task, InFlight { upload: None, claimed });
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_spooled(&self, watch: WatchId) -> bool {
+        self.tools.journal.counters(watch).states[JobState::Spooled.index()] > 0
     }
 
     /// Chooses jobs until nothing more may start.
@@ -345,6 +410,10 @@ impl Dispatcher {
         clock: Duration,
         wake: &mut Wake,
     ) -> Result<Option<Pick>, Failure> {
+        // What the pipeline did last for this watch waits to be written down: nothing more is asked of it.
+        if self.has_spooled(self.lanes[index].folder.watch.id) {
+            return Ok(None);
+        }
         let lane = &mut self.lanes[index];
         let outlet = &mut self.pipelines[lane.pipeline];
         let Some(root) = lane.folder.root() else { return Ok(None) };
@@ -463,6 +532,11 @@ impl Dispatcher {
                     retryable: true,
                     hint: "this is a defect of the daemon; tell its operator",
                 };
+                if flight.claimed.job.state == JobState::Spooled {
+                    // It stays in the spool, and is tried again after a while.
+                    flight.claimed.hold(&blame.error);
+                    return Ok(());
+                }
                 if flight.upload.is_none() {
                     return flight.claimed.give_up_post_action(blame.error).await;
                 }
@@ -475,6 +549,7 @@ impl Dispatcher {
     async fn drain(mut self) -> Result<(), Failure> {
         let deadline = tokio::time::Instant::now() + self.config.server.drain_timeout;
         loop {
+            self.progress.beat();
             tokio::select! {
                 ended = self.workers.join_next_with_id() => match ended {
                     Some(ended) => self.ended(ended).await?,
@@ -482,6 +557,7 @@ impl Dispatcher {
                 },
                 Some(report) = self.reports.recv() => self.report(&report),
                 () = tokio::time::sleep_until(deadline) => break,
+                () = tokio::time::sleep(BEAT_EVERY) => {}
             }
         }
         tracing::warn!(files = self.in_flight.len(), "not finished within drain_timeout; these files are sent again");

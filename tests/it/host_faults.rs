@@ -4,16 +4,22 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::Duration;
 
-use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, is_root, read_json, wait_for};
-use crate::mount::Mount;
+pub use crate::harness::is_root;
+use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, wait_for};
+pub use crate::mount::Mount;
 
-fn chmod(path: impl AsRef<Path>, mode: u32) {
+pub fn chmod(path: impl AsRef<Path>, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Starts the daemon as a user for whom permissions hold.
-fn start_bound_by_permissions(host: &Host) -> Daemon {
-    let command = host.command(&["run"]);
+pub fn start_bound_by_permissions(host: &Host) -> Daemon {
+    start_bound(host, &["run"])
+}
+
+/// As [`start_bound_by_permissions`], any command.
+pub fn start_bound(host: &Host, args: &[&str]) -> Daemon {
+    let command = host.command(args);
     if !is_root() {
         return host.spawn(command);
     }
@@ -177,7 +183,7 @@ async fn on_a_full_disk_what_was_sent_is_recorded_once_there_is_room() {
     // Writes until the disk is full.
     assert!(std::fs::write(&ballast, vec![0; 1024 * 1024]).is_err());
     let daemon = host.start();
-    daemon.logged("delivered, but the result cannot be written; trying until it can").await;
+    daemon.logged("delivered, but the result cannot be written; it waits in the spool").await;
     assert!(names.iter().all(|name| host.result(name).is_none() && host.error(name).is_none()));
 
     std::fs::remove_file(&ballast).unwrap();
