@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::marker;
 use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::folder::Folder;
-use crate::fs::{Dir, Root, Seen, base_name};
+use crate::fs::{Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
@@ -93,6 +93,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             return Ok(Outcome::Kept(String::new()));
         }
         let Some(seen) = dir.file(name)? else {
+            if let Look::Unknown(error) = root.look(rel) {
+                return Err(error);
+            }
             // Somebody else removed it, or we did before a crash; what belongs to it may still have to follow it.
             match wanted {
                 Wanted::Keep => {}

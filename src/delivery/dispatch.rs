@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::folder::Folder;
 use crate::fs::Root;
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, JobState, Millis, WatchId};
+use crate::job::{Event, FileKey, Job, JobState, Millis, WatchId};
 use crate::journal::{Failure, Journal};
 use crate::panics;
 use crate::progress::{BEAT_EVERY, Progress};
@@ -314,7 +314,7 @@ impl Dispatcher {
                 if self.workers.len() >= MAX_WORKERS || !self.taken.insert(key) {
                     continue;
                 }
-                let Some(job) = self.tools.journal.get(key)?.filter(|job| job.state == JobState::Delivered) else {
+                let Some(job) = self.tools.journal.get(key)?.filter(|job| is_to_finish(&lane.folder, job)) else {
                     self.taken.remove(&key);
                     continue;
                 };
@@ -572,6 +572,11 @@ impl Dispatcher {
         self.tools.journal.apply_all(left.collect()).await?;
         Ok(())
     }
+}
+
+/// Whether a post-action is to be done now: in another folder than the file was in, it would find it gone.
+fn is_to_finish(folder: &Folder, job: &Job) -> bool {
+    job.state == JobState::Delivered && folder.can_tell(job)
 }
 
 /// Resolves when any of these changes; never, if there are none.

@@ -111,7 +111,9 @@ impl<'a> Desk<'a> {
                 },
             },
             Look::Directory => Inspection::Directory,
-            Look::Absent if job.is_some_and(|job| job.minds_absence()) => Inspection::Gone,
+            Look::Absent if job.is_some_and(|job| job.minds_absence() && self.folder.can_tell(&job)) => {
+                Inspection::Gone
+            }
             Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
