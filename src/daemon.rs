@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::Config;
+use crate::crash;
 use crate::delivery::dispatch::Dispatcher;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
@@ -81,6 +82,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
     let recovered = extending("recovering", journal.recover(&watches, unix_millis())).await?;
+    crash::point("daemon.recovered");
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), instance = %identity.instance, records = opened.records,
         interrupted = recovered.interrupted, parked = recovered.parked, unparked = recovered.unparked, "starting"
@@ -147,6 +149,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     drained.await?;
     supervised.shutdown().await;
     journal.close().await;
+    crash::point("daemon.closed");
     tracing::info!("stopped");
     Ok(ended)
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::Watch;
+use crate::crash;
 use crate::fs::{Dir, Root};
 use crate::sidecar;
 
@@ -163,6 +164,7 @@ impl Folder {
             return Ok(false);
         }
         dir.unlink(name)?;
+        crash::point("temp.swept");
         Ok(true)
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
+use crate::crash;
 use crate::fs::Dir;
 
 /// Name of the file in the state directory that holds the instance id.
@@ -110,10 +111,16 @@ fn write_durably(state_dir: &Path, instance: &str) -> io::Result<()> {
         _ => {}
     }
     let mut file = dir.create_new(temp.as_ref(), 0o600)?;
+    crash::point("identity.created");
     writeln!(file, "{instance}")?;
+    crash::point("identity.written");
     file.sync_all()?;
+    crash::point("identity.synced");
     dir.replace(temp.as_ref(), FILE.as_ref())?;
-    dir.sync()
+    crash::point("identity.renamed");
+    dir.sync()?;
+    crash::point("identity.durable");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use std::path::{Component, Path};
 use uuid::Uuid;
 
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::folder::Folder;
 use crate::fs::{Dir, Root, Seen, base_name};
 use crate::identity::Identity;
@@ -74,7 +75,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
         }
         dir.rename_new(name, &dir, &hidden)?;
+        crash::point("after.hidden");
         dir.sync()?;
+        crash::point("after.hidden-durable");
     }
     let same = dir.file(&hidden)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation));
     if !same {
@@ -88,7 +91,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
         OnSuccess::Keep => put_back(&dir, &hidden, name).map(|()| Outcome::Kept(String::new())),
         OnSuccess::Delete => {
             dir.unlink(&hidden)?;
+            crash::point("after.unlinked");
             dir.sync()?;
+            crash::point("after.unlinked-durable");
             Ok(Outcome::Gone)
         }
         OnSuccess::Move(target) => match move_to(folder, root, target, rel, &dir, &hidden, delivered) {
@@ -142,6 +147,7 @@ pub fn recover(
     let Some(sha256) = ours.sha256.filter(|_| identity.object_id(&folder.watch.name, &rel) == object_id) else {
         return Ok(Recovery::Unknown);
     };
+    crash::point("orphan.found");
     let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
     finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
 }
@@ -170,7 +176,10 @@ fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
 /// Gives a hidden file its name back; if that is taken by now, both stay.
 fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
     match dir.rename_new(hidden, dir, name) {
-        Ok(()) => dir.sync(),
+        Ok(()) => {
+            crash::point("after.put-back");
+            dir.sync()
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             format!("its name is taken by now; the delivered file stays as {}", hidden.display()),
@@ -193,8 +202,10 @@ fn move_to(
         let name = target_name(base_name(rel), &delivered.sha256, n);
         match dir.rename_new(hidden, &to, &name) {
             Ok(()) => {
+                crash::point("after.moved");
                 to.sync()?;
                 dir.sync()?;
+                crash::point("after.moved-durable");
                 return move_result(dir, &to, &name, delivered);
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -230,8 +241,11 @@ fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io:
     for n in 1..=u32::from(MOVE_NAMES) {
         match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, Kind::Result, n)) {
             Ok(()) => {
+                crash::point("after.result-moved");
                 to.sync()?;
-                return dir.sync();
+                dir.sync()?;
+                crash::point("after.result-moved-durable");
+                return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

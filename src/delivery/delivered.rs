@@ -18,6 +18,7 @@ use super::verdict::Fault;
 use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Event, JobState};
 use crate::journal::Failure;
@@ -71,6 +72,7 @@ impl Claimed {
             Err(fault) => return self.failed(fault).await,
         };
         drop(content);
+        crash::point("delivered.placed");
         let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
         let removed = blocking(move || remove_error_file(&dir, &input, &identity)).await;
         if let Err(error) = removed {
@@ -98,7 +100,9 @@ impl Claimed {
 
     async fn delivered(&self, sha256: ContentHash, sidecar: String, warning: Option<String>) -> Result<(), Failure> {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
-        match self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await? {
+        let recorded = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
+        crash::point("delivered.recorded");
+        match recorded {
             Some(job) if job.state == JobState::Delivered => Self { job, ..self.clone() }.finish().await,
             _ => Ok(()),
         }
@@ -123,6 +127,7 @@ impl Claimed {
                 }
             }
         };
+        crash::point("finish.done");
         let warning = match &outcome {
             after::Outcome::Kept(why) if !why.is_empty() => {
                 tracing::warn!(
@@ -133,7 +138,9 @@ impl Claimed {
             }
             after::Outcome::Kept(_) | after::Outcome::Gone => None,
         };
-        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await.map(drop)
+        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await?;
+        crash::point("finish.recorded");
+        Ok(())
     }
 
     /// The post-action cannot be done, by a defect of ours: the job is done without it.

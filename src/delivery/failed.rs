@@ -10,6 +10,7 @@ use super::claimed::{Claimed, short, to_json};
 use super::result::Temp;
 use super::verdict::{self, Blame, Fault};
 use crate::clock::{rfc3339, unix_millis};
+use crate::crash;
 use crate::fs::base_name;
 use crate::job::{Event, Millis};
 use crate::journal::Failure;
@@ -97,8 +98,10 @@ impl Claimed {
             // Nobody would learn of it: the file is tried again, and given up when the error file can be written.
             Err(fault) => return Box::pin(self.failed(fault)).await,
         };
+        crash::point("failed.placed");
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
         self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        crash::point("failed.recorded");
         // Its error file may have been removed before the journal knew of it, and that event have meant nothing.
         self.folder.report_changed(self.job.path.clone());
         Ok(())

@@ -30,6 +30,7 @@ use super::slots::UploadId;
 use super::verdict::{self, Blame, Fault};
 use crate::client::upload::{Steps, Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
+use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Job};
 use crate::journal::Failure;
@@ -171,6 +172,7 @@ impl Worker {
         };
         match sent {
             Ok(uploaded) => {
+                crash::point("upload.closed");
                 let sha256 = steps.hasher.finalize().into();
                 End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen }))
             }
@@ -269,6 +271,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
         && is_of_this_job(ours, job)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
+        crash::point("worker.adopting");
         return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
     }
     if seen.generation.size > folder.watch.max_size {
@@ -366,6 +369,7 @@ impl Steps for Checks<'_> {
         let _ = self.worker.reports.send(Report::Granted(self.worker.id));
         self.worker.line.granted(self.worker.session.number);
         let share = u32::try_from(self.largest.min(BUFFER_BYTES)).unwrap_or(u32::MAX);
+        crash::point("upload.granted");
         // The semaphore is never closed.
         self.buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
         // The grant may have taken hours.
@@ -383,6 +387,8 @@ impl Steps for Checks<'_> {
     async fn before_close(&mut self, _bytes_sent: u64) -> Result<(), Error> {
         // Everything is acknowledged: what follows may take hours and needs no buffer.
         self.buffer = None;
-        self.unchanged().await
+        self.unchanged().await?;
+        crash::point("upload.closing");
+        Ok(())
     }
 }

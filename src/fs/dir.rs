@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags
 use rustix::io::Errno;
 
 use super::{FsKind, Look, Seen, stat_fd};
+use crate::crash;
 use crate::lease::{self, Writers};
 
 /// A directory beneath a root, held open.
@@ -130,7 +131,10 @@ impl Dir {
     /// Opens a directory in this one, which is made if it is missing; a link is refused.
     pub fn make_dir(&self, name: &OsStr) -> io::Result<Self> {
         match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) => self.sync()?,
+            Ok(()) => {
+                crash::point("directory.made");
+                self.sync()?;
+            }
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }

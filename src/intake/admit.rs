@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::assess::{Assessment, assess};
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
@@ -189,6 +190,7 @@ impl<'a> Desk<'a> {
                     Adoption::No => None,
                 };
                 if let Some((sha256, sidecar)) = adopted {
+                    crash::point("intake.adopting");
                     return Ok(Decision::Record(Event::Adopt {
                         generation: settled,
                         sha256,

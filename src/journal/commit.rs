@@ -18,6 +18,7 @@ use super::record::CodecError;
 use super::store::{ReadError, Store};
 use super::view::{Shared, Watch, sum};
 use super::{Failure, layout, record};
+use crate::crash;
 use crate::job::{self, Event, FileKey, Generation, Job, Refused, WatchId};
 
 /// A batch takes no further operation once it has this many events.
@@ -144,18 +145,21 @@ impl Writer {
         let batch = plan.batch(self.id, &watches).map_err(|error| read_failed(error.into()))?;
         let changed = plan.slots.into_iter().filter(|(_, slot)| slot.after.is_some());
         let before = changed.map(|(key, slot)| (key, slot.before)).collect();
+        crash::point("commit.begun");
         self.shared
             .with_view(|view| {
                 view.uncommitted = before;
                 self.store.db.apply_batch(batch)
             })
             .map_err(write_failed)?;
+        crash::point("commit.applied");
         self.store.make_durable().map_err(write_failed)?;
         self.shared.with_view(|view| {
             view.uncommitted = HashMap::new();
             view.watches = watches;
         });
         self.shared.bump();
+        crash::point("commit.answering");
         Ok(outcomes)
     }
 }

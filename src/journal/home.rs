@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::open::OpenError;
+use crate::crash;
 
 /// The format of everything in the journal's directory. Raised when an older program could not read what we write.
 pub(super) const FORMAT: u32 = 1;
@@ -49,6 +50,7 @@ impl Home {
         let failed = |source| OpenError::Io { path: dir.to_owned(), source };
         if !dir.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+            crash::point("state.made");
             if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 sync_dir(parent)?;
             }
@@ -116,11 +118,15 @@ impl Home {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(OpenError::Io { path: id, source }),
             _ => sync_dir(&self.dir)?,
         }
+        crash::point("journal.id-gone");
         match DirBuilder::new().mode(0o700).create(&journal) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                 Err(OpenError::Io { path: journal, source })
             }
-            _ => sync_dir(&self.dir),
+            _ => {
+                crash::point("journal.directory-made");
+                sync_dir(&self.dir)
+            }
         }
     }
 
@@ -144,6 +150,7 @@ impl Home {
             if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
                 tracing::warn!(file = %entry.path().display(), "moving an unfinished snapshot out of the journal");
                 fs::rename(entry.path(), self.dir.join(ASIDE)).map_err(failed(&entry.path()))?;
+                crash::point("journal.snapshot-moved");
             }
         }
         sync_dir(&journal)
@@ -163,6 +170,7 @@ impl Home {
             .find(|target| fs::symlink_metadata(target).is_err())
             .ok_or_else(|| OpenError::Io { path: self.journal(), source: io::ErrorKind::AlreadyExists.into() })?;
         fs::rename(self.journal(), &target).map_err(|source| OpenError::Io { path: target.clone(), source })?;
+        crash::point("journal.quarantined");
         sync_dir(&self.dir)?;
         Ok(target)
     }
@@ -181,12 +189,18 @@ impl Home {
         let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
         let replace = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            crash::point("state-file.created");
             writeln!(file, "{text}")?;
+            crash::point("state-file.written");
             file.sync_all()?;
+            crash::point("state-file.synced");
             fs::rename(&new, &path)
         };
         replace().map_err(|source| OpenError::Io { path: path.clone(), source })?;
-        sync_dir(&self.dir)
+        crash::point("state-file.renamed");
+        sync_dir(&self.dir)?;
+        crash::point("state-file.durable");
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use super::home::{FORMAT, Home, Id};
 use super::layout;
 use super::record;
 use super::store::{ReadError, Store, SyncFile};
+use crate::crash;
 use crate::job::Counters;
 
 /// sled's cache, in bytes; its default is 1 GiB.
@@ -93,6 +94,7 @@ impl From<OpenError> for Trouble {
 /// Opens the journal of a state directory, or a new one.
 pub(super) fn open(state_dir: &Path, sync_file: SyncFile) -> Result<(Store, Uuid, Content, Opened), OpenError> {
     let home = Home::lock(state_dir)?;
+    crash::point("journal.locked");
     home.check_format()?;
     let mut quarantined = None;
     if home.has_journal()? {
@@ -121,6 +123,7 @@ pub(super) fn open(state_dir: &Path, sync_file: SyncFile) -> Result<(Store, Uuid
     let row = record::encode_meta(id, &Counters::default())
         .map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
     db.insert(layout::META, row).map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
+    crash::point("journal.meta-inserted");
     let store = finish(home, db, sync_file)?;
     // Last: where this copy is and the journal's own is not, a journal was lost.
     store.home.write_id(id)?;
@@ -146,6 +149,7 @@ fn open_existing(home: &Home) -> Result<Option<(sled::Db, Uuid, Content)>, Troub
 /// Opens the database and reads all of it. Damage shows as an error or as a panic.
 fn open_checked(dir: &Path) -> Result<(sled::Db, Content), Trouble> {
     let db = caught(dir, || open_db(dir).map_err(Fault::from))?;
+    crash::point("journal.database-opened");
     match caught(dir, || check::examine(&db)) {
         Ok(content) => Ok((db, content)),
         Err(trouble) => {
@@ -202,6 +206,7 @@ fn finish(home: Home, db: sled::Db, sync_file: SyncFile) -> Result<Store, OpenEr
     let store = Store::new(db, file, sync_file, home);
     store.make_durable().map_err(|error| OpenError::Io { path, source: error.into() })?;
     store.home.sync()?;
+    crash::point("journal.names-durable");
     Ok(store)
 }
 

@@ -9,6 +9,7 @@ use std::ops::Bound;
 use super::home::Home;
 use super::layout::{self, Key};
 use super::record::{self, CodecError};
+use crate::crash;
 use crate::job::{FileKey, Job, Millis, WatchId};
 
 /// Makes what was written through any handle of a file durable. A parameter, so that a test can let it fail.
@@ -49,7 +50,10 @@ impl Store {
     /// Makes every applied batch survive a power cut: sled's own flush only reaches the page cache.
     pub(super) fn make_durable(&self) -> Result<(), sled::Error> {
         self.db.flush()?;
-        (self.sync_file)(&self.file).map_err(sled::Error::Io)
+        crash::point("journal.flushed");
+        (self.sync_file)(&self.file).map_err(sled::Error::Io)?;
+        crash::point("journal.synced");
+        Ok(())
     }
 
     /// A record, and how many further rows it has.
