@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -187,9 +187,14 @@ impl Folder {
         }
     }
 
-    /// Takes the hidden files without a record.
-    pub fn take_orphans(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut lock(&self.orphans))
+    /// A hidden file without a record that nobody has dealt with yet.
+    pub fn next_orphan(&self) -> Option<PathBuf> {
+        lock(&self.orphans).last().cloned()
+    }
+
+    /// Says that a hidden file was dealt with, or that nothing can be done about it.
+    pub fn orphan_done(&self, rel: &Path) {
+        lock(&self.orphans).retain(|orphan| orphan != rel);
     }
 }
 

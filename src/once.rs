@@ -57,7 +57,7 @@ pub async fn complete(config: Arc<Config>, journal: Journal, folders: Vec<Arc<Fo
                     continue;
                 }
                 Availability::Starting => waiting += 1,
-                Availability::Open(_) if !folder.is_scanned() => waiting += 1,
+                Availability::Open(_) if !folder.is_scanned() || folder.next_orphan().is_some() => waiting += 1,
                 Availability::Open(_) => {}
             }
             // Settling first: what is admitted between the two reads is seen twice, not missed.

@@ -73,11 +73,7 @@ impl Claimed {
         };
         drop(content);
         crash::point("delivered.placed");
-        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
-        let removed = blocking(move || remove_error_file(&dir, &input, &identity)).await;
-        if let Err(error) = removed {
-            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
-        }
+        self.remove_error_file(dir).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -90,12 +86,22 @@ impl Claimed {
     }
 
     /// Records that the result of an interrupted attempt stands there already.
-    pub async fn adopted(&self, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
+    pub async fn adopted(&self, dir: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
+        // That attempt may have been interrupted before this.
+        self.remove_error_file(dir).await;
         self.delivered(sha256, sidecar, None).await
+    }
+
+    /// Removes the error file of an earlier failure.
+    async fn remove_error_file(&self, dir: Arc<Dir>) {
+        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
+        if let Err(error) = blocking(move || remove_error_file(&dir, &input, &identity)).await {
+            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
+        }
     }
 
     async fn delivered(&self, sha256: ContentHash, sidecar: String, warning: Option<String>) -> Result<(), Failure> {

@@ -20,8 +20,11 @@ pub async fn hidden_files(folder: Arc<Folder>, tools: Arc<Tools>) {
         tokio::time::sleep(SCAN_CHECK).await;
     }
     let watch = &folder.watch;
-    for hidden in folder.take_orphans() {
-        let Some(root) = folder.root() else { return };
+    while let Some(hidden) = folder.next_orphan() {
+        let Some(root) = folder.root() else {
+            tokio::time::sleep(SCAN_CHECK).await;
+            continue;
+        };
         let (owner, tools, path) = (folder.clone(), tools.clone(), hidden.clone());
         let recovered = blocking(move || {
             let is_known = |rel: &Path| match tools.journal.get(FileKey::new(owner.watch.id, rel)) {
@@ -45,5 +48,7 @@ pub async fn hidden_files(folder: Arc<Folder>, tools: Arc<Tools>) {
                 tracing::warn!(watch = %watch.name, path = %Shown(&hidden), %error, "cannot finish a post-action");
             }
         }
+        // Only now: a single pass does not end before.
+        folder.orphan_done(&hidden);
     }
 }

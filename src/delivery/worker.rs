@@ -91,13 +91,13 @@ enum Preparation {
     /// It may be sent.
     Ready(Box<Prepared>),
     /// Its result stands there from an attempt that a crash interrupted.
-    Adopted(ContentHash, String),
+    Adopted(Arc<Dir>, ContentHash, String),
 }
 
 /// The end of the upload.
 enum End {
     Sent(Box<Sent>),
-    Adopted(ContentHash, String),
+    Adopted(Arc<Dir>, ContentHash, String),
     Fault {
         fault: Fault,
         /// The server may hold a slot for it still.
@@ -126,7 +126,7 @@ impl Worker {
         let _ = self.reports.send(Report::Ended { id: self.id, abandoned, out_of_descriptors });
         match end {
             End::Sent(sent) => self.claimed.record(*sent).await,
-            End::Adopted(sha256, sidecar) => self.claimed.adopted(sha256, sidecar).await,
+            End::Adopted(dir, sha256, sidecar) => self.claimed.adopted(dir, sha256, sidecar).await,
             End::Fault { fault, .. } => self.claimed.failed(fault).await,
         }
     }
@@ -135,7 +135,7 @@ impl Worker {
         let claimed = self.claimed.clone();
         let prepared = match blocking(move || prepare(&claimed)).await {
             Ok(Preparation::Ready(prepared)) => *prepared,
-            Ok(Preparation::Adopted(sha256, sidecar)) => return End::Adopted(sha256, sidecar),
+            Ok(Preparation::Adopted(dir, sha256, sidecar)) => return End::Adopted(dir, sha256, sidecar),
             Err(fault) => return fault.into(),
         };
         let Prepared { dir, file, seen, temp } = prepared;
@@ -272,7 +272,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
         crash::point("worker.adopting");
-        return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
+        return Ok(Preparation::Adopted(dir, sha256, name.to_string_lossy().into_owned()));
     }
     if seen.generation.size > folder.watch.max_size {
         return Err(verdict::too_large(seen.generation.size, folder.watch.max_size));
