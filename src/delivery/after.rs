@@ -11,7 +11,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -63,6 +63,8 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             if let OnSuccess::Move(target) = &folder.watch.on_success {
                 follow_moved(folder, root, target, rel, &dir, delivered)?;
             }
+            // Whoever did it: it is gone for good once the journal says so.
+            dir.sync()?;
             return Ok(Outcome::Gone);
         };
         // A chmod moves the change time, and so does a rewrite that puts the other times back: the content tells.
@@ -109,18 +111,18 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     }
 }
 
-/// What became of a hidden file that a scan found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a hidden file is that a scan found.
+#[derive(Debug, Clone)]
 pub enum Recovery {
     /// It is gone, or a job that is known has it: nothing to do.
     NotOurs,
     /// Nothing is known about it; it stays as it is.
     Unknown,
-    /// The post-action of this input was finished or undone.
-    Finished(OsString, Outcome),
+    /// The input of this path, as it was delivered; its post-action is to be finished.
+    Begun(PathBuf, Delivered),
 }
 
-/// Finishes or undoes the post-action of a hidden file that no record knows.
+/// Says whose post-action a hidden file is in the middle of that no record knows.
 ///
 /// `is_known` tells whether a job at a path has its post-action still to do: that one is left to the dispatcher.
 pub fn recover(
@@ -148,8 +150,7 @@ pub fn recover(
         return Ok(Recovery::Unknown);
     };
     crash::point("orphan.found");
-    let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
-    finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
+    Ok(Recovery::Begun(rel, Delivered { generation: ours.generation, sha256, object_id, result: ours.name }))
 }
 
 /// A rename moves the ctime, so that is not compared.
@@ -271,8 +272,7 @@ fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Re
         // Beneath the inbox, where strangers write: every step is checked.
         descend(root.dir(Path::new(""))?, inner)?
     } else {
-        std::fs::create_dir_all(target)?;
-        Dir::open(target)?
+        Dir::open_or_make(target)?
     };
     descend(dir, rel.parent().unwrap_or(Path::new("")))
 }

@@ -271,6 +271,9 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
         && is_of_this_job(ours, job)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
+        // That attempt may have been interrupted before the result's name was durable.
+        dir.sync()
+            .map_err(|error| verdict::of_folder("cannot make the result of an earlier attempt durable", &error))?;
         crash::point("worker.adopting");
         return Ok(Preparation::Adopted(dir, sha256, name.to_string_lossy().into_owned()));
     }

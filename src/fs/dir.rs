@@ -50,6 +50,16 @@ impl Dir {
         Ok(Self { fd, kind })
     }
 
+    /// As [`Dir::open`]; what is missing on the way there is made, durably.
+    pub fn open_or_make(path: &Path) -> io::Result<Self> {
+        match (Self::open(path), path.parent(), path.file_name()) {
+            (Err(error), Some(above), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+                Self::open_or_make(above)?.make_dir(name)
+            }
+            (opened, ..) => opened,
+        }
+    }
+
     /// The directory above; that of the topmost is itself.
     pub fn above(&self) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -190,6 +190,8 @@ impl<'a> Desk<'a> {
                     Adoption::No => None,
                 };
                 if let Some((sha256, sidecar)) = adopted {
+                    // It may have been written right before a crash.
+                    dir.sync()?;
                     crash::point("intake.adopting");
                     return Ok(Decision::Record(Event::Adopt {
                         generation: settled,

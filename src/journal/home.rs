@@ -49,10 +49,13 @@ impl Home {
     pub(super) fn lock(dir: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: dir.to_owned(), source };
         if !dir.is_dir() {
+            let missing: Vec<&Path> = dir.ancestors().take_while(|above| !above.is_dir()).collect();
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
             crash::point("state.made");
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_dir(parent)?;
+            for made in missing.into_iter().rev() {
+                if let Some(parent) = made.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                    sync_dir(parent)?;
+                }
             }
         }
         let path = dir.join(LOCK);
@@ -130,9 +133,25 @@ impl Home {
         }
     }
 
-    /// Makes the names in the journal's directory durable.
+    /// Makes durable what stands in the journal's directory, and its names: sled writes a file that tells how to read the
+    /// others, `conf`, and never syncs it. Torn by a power cut it would make a whole journal unreadable.
     pub(super) fn sync(&self) -> Result<(), OpenError> {
-        sync_dir(&self.journal())?;
+        let journal = self.journal();
+        let failed = |source| OpenError::Io { path: journal.clone(), source };
+        for entry in fs::read_dir(&journal).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let synced = match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_file() => File::open(&path).and_then(|file| file.sync_all()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match synced {
+                // sled removes its old snapshots when it likes.
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(OpenError::Io { path, source }),
+                _ => {}
+            }
+        }
+        sync_dir(&journal)?;
         sync_dir(&self.dir)
     }
 

@@ -138,6 +138,8 @@ fn open_existing(home: &Home) -> Result<Option<(sled::Db, Uuid, Content)>, Troub
         (Some(id), Id::Known(copy)) if id == copy => Ok(Some((db, id, content))),
         (Some(_), Id::Known(_)) => Err(Trouble::Damage("it is not the journal that was here before".to_owned())),
         (Some(id), Id::Missing | Id::Unreadable) => {
+            // What a killed process wrote into the journal need not be durable yet, and the copy is to be the later one.
+            home.sync()?;
             home.write_id(id)?;
             Ok(Some((db, id, content)))
         }

@@ -10,6 +10,9 @@
 #[allow(dead_code)]
 #[path = "../it/harness.rs"]
 mod harness;
+mod order;
 mod plan;
 mod points;
+mod power_loss;
 mod stage;
+mod trace;

@@ -137,6 +137,11 @@ impl Stage {
         self.files.iter_mut().filter(|file| file.end == from).for_each(|file| file.end = to);
     }
 
+    /// The files as they were dropped.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| self.host.path(&file.watch).join(&file.rel)).collect()
+    }
+
     /// A file of the inbox of this end.
     pub fn input(&self, end: End) -> PathBuf {
         let file = self.files.iter().find(|file| file.end == end).unwrap();
@@ -226,12 +231,10 @@ impl Stage {
 
     async fn check_state(&self) -> Result<(), String> {
         let state = self.host.path("state");
-        let names: Vec<String> = std::fs::read_dir(&state)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let names: Vec<String> =
+            std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         let quarantined = names.iter().filter(|name| name.starts_with("journal.corrupt")).count();
-        if quarantined != self.quarantined || names.iter().any(|name| name.ends_with(".new")) {
+        if quarantined != self.quarantined || names.iter().any(|name| name.contains(".new")) {
             return Err(format!("in the state directory stand {names:?}"));
         }
         let (journal, opened) = Journal::open(&state).map_err(|error| error.to_string())?;

@@ -23,21 +23,24 @@ const RULES: &[(&str, &[&str])] = &[
     ("folder", &["config", "crash", "fs", "sidecar"]),
     (
         "intake",
-        &["blocking", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease", "show", "sidecar"],
+        &[
+            "blocking", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease", "show",
+            "sidecar",
+        ],
     ),
     (
         "delivery",
         &[
-            "blocking", "client", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease", "show",
-            "sidecar",
+            "blocking", "client", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease",
+            "show", "sidecar",
         ],
     ),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "blocking", "clock", "config", "crash", "delivery", "folder", "identity", "intake", "journal", "lease", "once",
-            "show",
+            "blocking", "clock", "config", "crash", "delivery", "folder", "identity", "intake", "journal", "lease",
+            "once", "show",
         ],
     ),
     (
