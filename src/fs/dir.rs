@@ -145,6 +145,8 @@ impl Dir {
                 crash::point("directory.made");
                 self.sync()?;
             }
+            // One that a crash left unsynced becomes durable with the first sync of what is put into it, wherever there is a
+            // journal; a sync of every folder above at every move would be paid for by every file.
             Err(Errno::EXIST) => {}
             Err(error) => return Err(error.into()),
         }

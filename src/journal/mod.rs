@@ -32,7 +32,7 @@
 //!
 //! # Opening
 //! Lock; format; unfinished snapshots moved aside; sled opened with panics caught; every row read and compared with
-//! everything that is written twice. What fails there is quarantined, except for errors of the operating system. Two kinds
+//! everything that is written twice; every file and name synced, for sled does not sync all of its own. What fails there is quarantined, except for errors of the operating system. Two kinds
 //! of damage are not noticed: a file cut off between two commits opens as an earlier, consistent journal (what it lacks is
 //! found again by the scan, as after a quarantine), and a file that makes sled's open spin for ever (the start never
 //! becomes ready).
