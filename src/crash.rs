@@ -32,12 +32,12 @@ pub const POINTS: &[&str] = &[
     "journal.flushed",
     "journal.synced",
     "commit.answering",
-    // The identity, and what a dead daemon left.
-    "identity.created",
-    "identity.written",
-    "identity.synced",
-    "identity.renamed",
-    "identity.durable",
+    // The identity and whatever else is written whole, and what a dead daemon left.
+    "whole-file.created",
+    "whole-file.written",
+    "whole-file.synced",
+    "whole-file.renamed",
+    "whole-file.durable",
     "recover.page",
     "daemon.recovered",
     "temp.swept",

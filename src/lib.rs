@@ -10,12 +10,14 @@
 //! | module | is about |
 //! |---|---|
 //! | `cli` | one file a command; the only place that prints |
+//! | `admin` | what an operator sees of the running daemon, and may do to it |
 //! | `daemon`, `once` | all wiring and supervision; when `--once` is over |
 //! | `delivery` | a pending job becomes a result beside its input |
 //! | `intake` | a file on disk becomes a settled candidate in the journal |
 //! | `folder` | what intake and delivery share about one watch |
 //! | `journal` | the daemon's memory: durable states of every path, the only user of sled |
 //! | `sidecar`, `identity` | the files beside an input; who wrote them |
+//! | `pauses` | what an operator paused |
 //! | `config` | what was written -> what the daemon uses |
 //! | `job` | generations, states, and the whole table of transitions: pure |
 //! | `crash` | points at which tests let the process die; nothing in an ordinary build |
@@ -52,6 +54,8 @@
 pub mod client;
 
 #[cfg(feature = "daemon")]
+pub mod admin;
+#[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]
 pub mod cli;
@@ -83,6 +87,8 @@ pub mod journal;
 pub mod lease;
 #[cfg(feature = "daemon")]
 pub mod once;
+#[cfg(feature = "daemon")]
+pub mod pauses;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]

@@ -188,6 +188,29 @@ impl Dir {
         }
     }
 
+    /// Replaces a small file as a whole, durably, with one that nobody else can read. Only for folders of our own: a
+    /// leftover of an earlier try at its temporary name is removed.
+    pub fn write_whole(&self, name: &OsStr, content: &[u8]) -> io::Result<()> {
+        let mut temp = OsString::from(".");
+        temp.push(name);
+        temp.push(".new");
+        match self.unlink(&temp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = self.create_new(&temp, 0o600)?;
+        crash::point("whole-file.created");
+        io::Write::write_all(&mut file, content)?;
+        crash::point("whole-file.written");
+        file.sync_all()?;
+        crash::point("whole-file.synced");
+        self.replace(&temp, name)?;
+        crash::point("whole-file.renamed");
+        self.sync()?;
+        crash::point("whole-file.durable");
+        Ok(())
+    }
+
     /// Removes a file.
     pub fn unlink(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)

@@ -189,7 +189,8 @@ impl Order<'_> {
     }
 
     fn is_ours(&self, path: &Path) -> bool {
-        path.starts_with(self.host)
+        // A socket is of no use after a power cut, and made anew.
+        path.starts_with(self.host) && path.extension().is_none_or(|extension| extension != "sock")
     }
 
     fn db(&self) -> PathBuf {

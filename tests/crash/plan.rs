@@ -68,11 +68,11 @@ const FIRST: &[(&str, u64)] = &[
     ("journal.flushed", 6),
     ("journal.synced", 6),
     ("commit.answering", 5),
-    ("identity.created", 1),
-    ("identity.written", 1),
-    ("identity.synced", 1),
-    ("identity.renamed", 1),
-    ("identity.durable", 1),
+    ("whole-file.created", 1),
+    ("whole-file.written", 1),
+    ("whole-file.synced", 1),
+    ("whole-file.renamed", 1),
+    ("whole-file.durable", 1),
     ("daemon.recovered", 1),
     ("claim.durable", 2),
     ("temp.created", 4),
@@ -138,7 +138,7 @@ pub fn at_later_starts() -> Vec<Case> {
         ("journal.meta-inserted", "journal.id-gone"),
         ("journal.names-durable", "state-file.renamed"),
         ("state-file.created:2", "state-file.written"),
-        ("identity.synced", "identity.renamed"),
+        ("whole-file.synced", "whole-file.renamed"),
     ] {
         cases.push(case(&[Keep], [crash(first), crash(second)]));
     }

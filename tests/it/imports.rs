@@ -15,7 +15,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("clock", &["job"]),
     ("fs", &["crash", "job", "lease"]),
     ("config", &["client", "job", "show"]),
-    ("identity", &["crash", "fs", "job"]),
+    ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),
     ("sandbox", &["client"]),
     ("sidecar", &["clock", "fs", "identity", "job"]),
@@ -35,17 +35,20 @@ const RULES: &[(&str, &[&str])] = &[
             "show", "sidecar",
         ],
     ),
+    ("pauses", &["fs", "job"]),
+    ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "blocking", "clock", "config", "crash", "delivery", "folder", "identity", "intake", "journal", "lease",
-            "once", "show",
+            "admin", "blocking", "clock", "config", "crash", "delivery", "folder", "identity", "intake", "journal",
+            "lease", "once", "pauses", "show",
         ],
     ),
     (
         "cli",
         &[
+            "admin",
             "client",
             "clock",
             "config",

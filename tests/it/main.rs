@@ -8,6 +8,7 @@
 
 mod after;
 mod cli;
+mod control;
 mod crashes;
 mod credentials;
 mod delivery;
