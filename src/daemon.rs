@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::crash;
 use crate::delivery::dispatch::Dispatcher;
 use crate::delivery::pipeline::Line;
+use crate::delivery::spool::{Spool, SpoolError};
 use crate::folder::{Availability, Folder};
 use crate::identity::{Identity, IdentityError};
 use crate::intake::Intake;
@@ -64,6 +65,9 @@ pub enum DaemonError {
     /// The instance id is not to be had.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
     /// What an operator paused is not to be had.
     #[error(transparent)]
     Pauses(#[from] PausesError),
@@ -85,6 +89,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
     let accept = options.accept_new_instance;
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
+    let spool = Arc::new(Spool::open(&config.state, identity.clone())?);
     let pauses = Arc::new(Pauses::load(&config.state.directory)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
     let recovered = extending("recovering", journal.recover(&watches, unix_millis())).await?;
@@ -133,7 +138,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         admin::listen::serve(&listen, admin::api::router(desk)).await;
         Ok(())
     });
-    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, &folders, &lines, stopped);
+    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, spool, &folders, &lines, stopped);
     let mut dispatcher = tokio::spawn(dispatcher.run());
 
     let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());

@@ -32,7 +32,7 @@
 //!  -> dispatcher: watch and pipeline healthy? slot? limits? -> journal: Sending
 //!  -> worker: open beneath the root, same generation? -> temp file of the result -> open pipe -> same? -> write
 //!     -> still the same, by descriptor and by name? -> close
-//!  -> result: temp, fsync, rename, fsync of the folder -> journal: Delivered -> post-action -> Done
+//!  -> result: temp, fsync, rename, fsync of the folder, or the spool until it can be -> journal: Delivered -> post-action -> Done
 //! ```
 //!
 //! # What always holds

@@ -150,7 +150,7 @@ mod tests {
             ("LOCALHOST:9644", true),
             ("127.0.0.1:9644", true),
             ("[::1]:9644", true),
-            ("::1", true),
+            ("[::1]", true),
             ("evil.example:9644", false),
             ("localhost.evil.example", false),
             ("127.0.0.1.evil.example", false),

@@ -68,6 +68,7 @@ pub(super) struct Retry {
 pub(super) struct State {
     pub(super) directory: Option<Text>,
     pub(super) min_free: Option<Spanned<Size>>,
+    pub(super) max_spool: Option<Spanned<Size>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

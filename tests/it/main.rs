@@ -23,5 +23,6 @@ mod secrets;
 mod send;
 mod signals;
 mod slots;
+mod spool;
 mod writers;
 mod wrong_config;
