@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::tenures::Tenures;
 use crate::config::Watch;
+use crate::crash;
 use crate::fs::{Dir, Root};
 use crate::job::{Job, Millis};
 use crate::sidecar;
@@ -194,6 +195,7 @@ impl Folder {
             return Ok(false);
         }
         dir.unlink(name)?;
+        crash::point("temp.swept");
         Ok(true)
     }
 

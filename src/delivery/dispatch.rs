@@ -26,6 +26,7 @@ use super::worker::{BUFFER_BYTES, Report, Worker};
 use crate::blocking::joined;
 use crate::clock::unix_millis;
 use crate::config::Config;
+use crate::crash;
 use crate::folder::Folder;
 use crate::fs::Root;
 use crate::identity::Identity;
@@ -272,6 +273,7 @@ impl Dispatcher {
             claims.push((pick.key, path, Event::Claim { at }));
         }
         let outcomes = self.tools.journal.apply_all(claims).await?;
+        crash::point("claim.durable");
         for (pick, outcome) in picks.into_iter().zip(outcomes) {
             let lane = &self.lanes[pick.lane];
             let Ok(job) = outcome else {

@@ -12,6 +12,7 @@ use super::result::Temp;
 use super::verdict::{self, Blame, Fault};
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnFailure;
+use crate::crash;
 use crate::fs::base_name;
 use crate::job::{Event, Millis};
 use crate::journal::Failure;
@@ -99,8 +100,10 @@ impl Claimed {
             // Nobody would learn of it: the file is tried again, and given up when the error file can be written.
             Err(fault) => return Box::pin(self.failed(fault)).await,
         };
+        crash::point("failed.placed");
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
         let given_up = self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        crash::point("failed.recorded");
         if let Some(job) = given_up
             && (Self { job, ..self.clone() }).put_aside(&POST_ACTION_PAUSES).await?
         {

@@ -30,6 +30,7 @@ use super::slots::UploadId;
 use super::verdict::{self, Blame, Fault};
 use crate::client::upload::{Steps, Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
+use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Job};
 use crate::journal::Failure;
@@ -90,7 +91,7 @@ enum Preparation {
     /// It may be sent.
     Ready(Box<Prepared>),
     /// Its result stands there from an attempt that a crash interrupted.
-    Adopted(ContentHash, String),
+    Adopted(Arc<Dir>, ContentHash, String),
     /// Its result waits in the spool, which the journal does not know.
     Spooled(ContentHash),
 }
@@ -98,7 +99,7 @@ enum Preparation {
 /// The end of the upload.
 enum End {
     Sent(Box<Sent>),
-    Adopted(ContentHash, String),
+    Adopted(Arc<Dir>, ContentHash, String),
     Spooled(ContentHash),
     Fault {
         fault: Fault,
@@ -128,7 +129,7 @@ impl Worker {
         let _ = self.reports.send(Report::Ended { id: self.id, abandoned, out_of_descriptors });
         match end {
             End::Sent(sent) => self.claimed.record(*sent).await,
-            End::Adopted(sha256, sidecar) => self.claimed.adopted(sha256, sidecar).await,
+            End::Adopted(dir, sha256, sidecar) => self.claimed.adopted(dir, sha256, sidecar).await,
             End::Spooled(sha256) => self.claimed.found_spooled(sha256).await,
             End::Fault { fault, .. } => self.claimed.failed(fault).await,
         }
@@ -138,7 +139,7 @@ impl Worker {
         let claimed = self.claimed.clone();
         let prepared = match blocking(move || prepare(&claimed)).await {
             Ok(Preparation::Ready(prepared)) => *prepared,
-            Ok(Preparation::Adopted(sha256, sidecar)) => return End::Adopted(sha256, sidecar),
+            Ok(Preparation::Adopted(dir, sha256, sidecar)) => return End::Adopted(dir, sha256, sidecar),
             Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
             Err(fault) => return fault.into(),
         };
@@ -176,6 +177,7 @@ impl Worker {
         };
         match sent {
             Ok(uploaded) => {
+                crash::point("upload.closed");
                 let sha256 = steps.hasher.finalize().into();
                 End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen }))
             }
@@ -274,7 +276,11 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
         && is_of_this_job(ours, job)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
-        return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
+        // That attempt may have been interrupted before the result's name was durable.
+        dir.sync()
+            .map_err(|error| verdict::of_folder("cannot make the result of an earlier attempt durable", &error))?;
+        crash::point("worker.adopting");
+        return Ok(Preparation::Adopted(dir, sha256, name.to_string_lossy().into_owned()));
     }
     if let Some(sha256) = claimed.find_spooled(&dir, &file, &seen)? {
         return Ok(Preparation::Spooled(sha256));
@@ -374,6 +380,7 @@ impl Steps for Checks<'_> {
         let _ = self.worker.reports.send(Report::Granted(self.worker.id));
         self.worker.line.granted(self.worker.session.number);
         let share = u32::try_from(self.largest.min(BUFFER_BYTES)).unwrap_or(u32::MAX);
+        crash::point("upload.granted");
         // The semaphore is never closed.
         self.buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
         // The grant may have taken hours.
@@ -391,6 +398,8 @@ impl Steps for Checks<'_> {
     async fn before_close(&mut self, _bytes_sent: u64) -> Result<(), Error> {
         // Everything is acknowledged: what follows may take hours and needs no buffer.
         self.buffer = None;
-        self.unchanged().await
+        self.unchanged().await?;
+        crash::point("upload.closing");
+        Ok(())
     }
 }

@@ -11,6 +11,7 @@ use std::path::Path;
 use super::assess::{Assessment, assess};
 use super::marked::{Marked, marked};
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
@@ -217,6 +218,9 @@ impl<'a> Desk<'a> {
                     Adoption::No => None,
                 };
                 if let Some((sha256, sidecar)) = adopted {
+                    // It may have been written right before a crash.
+                    dir.sync()?;
+                    crash::point("intake.adopting");
                     return Ok(Decision::Record(Event::Adopt {
                         generation: settled,
                         sha256,

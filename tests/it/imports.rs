@@ -12,26 +12,30 @@ const RULES: &[(&str, &[&str])] = &[
     ("progress", &[]),
     ("service", &["progress"]),
     ("job", &[]),
+    ("crash", &[]),
     ("lease", &[]),
     ("signals", &[]),
     ("clock", &["job"]),
-    ("fs", &["job", "lease"]),
+    ("fs", &["crash", "job", "lease"]),
     ("config", &["client", "job", "show"]),
     ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),
     ("sandbox", &["client"]),
     ("sidecar", &["clock", "fs", "identity", "job"]),
-    ("journal", &["clock", "job", "panics", "show"]),
-    ("folder", &["config", "fs", "job", "sidecar"]),
+    ("journal", &["clock", "crash", "job", "panics", "show"]),
+    ("folder", &["config", "crash", "fs", "job", "sidecar"]),
     (
         "intake",
-        &["blocking", "clock", "config", "folder", "fs", "identity", "job", "journal", "lease", "show", "sidecar"],
+        &[
+            "blocking", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease", "show",
+            "sidecar",
+        ],
     ),
     (
         "delivery",
         &[
-            "blocking", "client", "clock", "config", "folder", "fs", "identity", "job", "journal", "lease", "panics",
-            "progress", "show", "sidecar",
+            "blocking", "client", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease",
+            "panics", "progress", "show", "sidecar",
         ],
     ),
     ("pauses", &["fs", "job"]),
@@ -40,8 +44,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "admin", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease",
-            "once", "panics", "pauses", "progress", "service", "show",
+            "admin", "blocking", "clock", "config", "crash", "delivery", "folder", "identity", "intake", "journal",
+            "lease", "once", "panics", "pauses", "progress", "service", "show",
         ],
     ),
     (
