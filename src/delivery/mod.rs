@@ -2,7 +2,8 @@
 //!
 //! | module | is about |
 //! |---|---|
-//! | [`dispatch`] | decides: which job goes next, where, and when; the only one to claim |
+//! | [`dispatch`] | decides what starts and when; the only one to claim |
+//! | `pick` | which job goes next, and where |
 //! | [`pipeline`] | a pipeline's line to its server: up, or down and probed |
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
 //! | [`worker`] | one upload |
@@ -21,6 +22,7 @@ pub mod delivered;
 pub mod dispatch;
 pub mod failed;
 pub mod limits;
+mod pick;
 pub mod pipeline;
 pub mod recover;
 pub mod result;

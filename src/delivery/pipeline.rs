@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, ServiceUri, TaskState, load_pipeline};
+use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, ServiceUri, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
 
 /// How often a lasting outage is logged.
@@ -267,9 +267,7 @@ impl Line {
             Target::Credential => SecretString::from(""),
         };
         match connection.task_status(&token, self.timeouts.request).await {
-            Ok(status) if status.state == TaskState::Running && !status.completed => {
-                Ok(Task { token, started: status.start_time, confirmed: true })
-            }
+            Ok(status) if status.is_running() => Ok(Task { token, started: status.start_time, confirmed: true }),
             Ok(status) => Err(format!(
                 "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
                 status.state
