@@ -78,7 +78,7 @@ fn verdict(once: &Once) -> ExitCode {
         print_error(format_args!("watch {watch:?}: this host cannot serve its folder; the log says why"));
     }
     for pipeline in &once.down {
-        print_error(format_args!("pipeline {pipeline:?} is down"));
+        print_error(format_args!("pipeline {pipeline:?} is down or fails on every file; the log says why"));
     }
     if once.failed + once.blocked + once.unsettled > 0 {
         let Once { failed, blocked, unsettled, .. } = once;

@@ -6,13 +6,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures_util::future::select_all;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::claimed::{Claimed, Tools};
+use super::failed::Blamed;
+use super::failing::Failed;
 use super::pick::Picker;
 use super::pipeline::{Line, Session};
 use super::recover;
@@ -24,21 +26,19 @@ use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::folder::Folder;
 use crate::identity::Identity;
-use crate::job::{Event, JobState};
+use crate::job::{Event, FileKey, JobState};
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
 
 /// Workers at a time, those included that only record any more.
 const MAX_WORKERS: usize = 2048;
-/// Pause of all claims when this process has no descriptors left.
-const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
 
 /// Decides what is sent when.
 pub struct Dispatcher {
     config: Arc<Config>,
     tools: Arc<Tools>,
     picker: Picker,
-    workers: JoinSet<Result<(), Failure>>,
+    workers: JoinSet<Result<Option<Blamed>, Failure>>,
     in_flight: HashMap<tokio::task::Id, InFlight>,
     reports: mpsc::UnboundedReceiver<Report>,
     report_to: mpsc::UnboundedSender<Report>,
@@ -57,6 +57,8 @@ struct Uploading {
     id: UploadId,
     pipeline: usize,
     session: Arc<Session>,
+    /// It is the probe of a pipeline that fails.
+    probe: bool,
 }
 
 impl Dispatcher {
@@ -150,11 +152,13 @@ impl Dispatcher {
                 claimed: claimed.clone(),
                 line: outlet.line.clone(),
                 session: pick.session.clone(),
+                terms: pick.terms,
                 byte_limits: outlet.bytes.clone(),
                 reports: self.report_to.clone(),
             };
             let task = self.workers.spawn(worker.run()).id();
-            let upload = Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session };
+            let upload =
+                Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session, probe: pick.terms.probe };
             self.in_flight.insert(task, InFlight { upload: Some(upload), claimed });
         }
         // There may be more to claim.
@@ -181,7 +185,7 @@ impl Dispatcher {
                 let (tools, folder, root) = (self.tools.clone(), lane.folder.clone(), root.clone());
                 let claimed = Claimed { tools, folder, root, key, job };
                 let worked = claimed.clone();
-                let task = self.workers.spawn(async move { worked.finish().await }).id();
+                let task = self.workers.spawn(async move { worked.finish().await.map(|()| None) }).id();
                 self.in_flight.insert(task, InFlight { upload: None, claimed });
             }
         }
@@ -190,15 +194,14 @@ impl Dispatcher {
 
     fn report(&mut self, report: &Report) {
         let (Report::Granted(id) | Report::Ended { id, .. }) = report;
-        let mut uploads = self.in_flight.values().filter_map(|flight| flight.upload.as_ref());
-        let Some(upload) = uploads.find(|upload| upload.id == *id).cloned() else { return };
+        let mut flights =
+            self.in_flight.values().filter_map(|flight| Some((flight.upload.clone()?, flight.claimed.key)));
+        let Some((upload, key)) = flights.find(|(upload, _)| upload.id == *id) else { return };
         match report {
             Report::Granted(id) => self.picker.outlets[upload.pipeline].slots.grant(*id),
-            Report::Ended { abandoned, out_of_descriptors, .. } => {
+            Report::Ended { abandoned, outcome, .. } => {
                 self.ended_upload(&upload, *abandoned);
-                if *out_of_descriptors {
-                    self.picker.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE);
-                }
+                self.picker.note(upload.pipeline, key, *outcome);
             }
         }
     }
@@ -211,7 +214,10 @@ impl Dispatcher {
     }
 
     /// A worker is done with its job, or panicked over it.
-    async fn ended(&mut self, ended: Result<(tokio::task::Id, Result<(), Failure>), JoinError>) -> Result<(), Failure> {
+    async fn ended(
+        &mut self,
+        ended: Result<(tokio::task::Id, Result<Option<Blamed>, Failure>), JoinError>,
+    ) -> Result<(), Failure> {
         // What it reported before it ended comes first.
         while let Ok(report) = self.reports.try_recv() {
             self.report(&report);
@@ -223,7 +229,10 @@ impl Dispatcher {
         let Some(flight) = self.in_flight.remove(&task) else { return Ok(()) };
         self.picker.taken.remove(&flight.claimed.key);
         match outcome {
-            Ok(outcome) => outcome,
+            Ok(outcome) => match (outcome?, flight.upload) {
+                (Some(blamed), Some(upload)) => self.failed(&upload, flight.claimed.key, &blamed).await,
+                _ => Ok(()),
+            },
             Err(error) => {
                 if let Some(upload) = &flight.upload {
                     self.ended_upload(upload, true);
@@ -244,6 +253,20 @@ impl Dispatcher {
                 flight.claimed.failed(Fault::File(blame)).await
             }
         }
+    }
+
+    /// The pipeline failed on a file: if it fails on all of them, those get their attempts back.
+    async fn failed(&mut self, upload: &Uploading, key: FileKey, blamed: &Blamed) -> Result<(), Failure> {
+        let failed = Failed { key, charged: blamed.charged, probe: upload.probe };
+        let due = unix_millis();
+        let mut refunds = Vec::new();
+        for refund in self.picker.failed(upload.pipeline, failed, &blamed.error) {
+            if let Some(job) = self.tools.journal.get(refund.key)? {
+                refunds.push((refund.key, job.path, Event::Refund { attempts: refund.attempts, due }));
+            }
+        }
+        // Refused is what was given up, or is another generation by now.
+        self.tools.journal.apply_all(refunds).await.map(drop)
     }
 
     /// Waits for what is in flight. What is left at the end is Pending again, at no attempt.

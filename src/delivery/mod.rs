@@ -6,6 +6,7 @@
 //! | `pick` | which job goes next, and where |
 //! | [`pipeline`] | a pipeline's line to its server: up, or down and probed |
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
+//! | [`failing`], [`suspects`] | a pipeline that fails on every file; a file that kills its task: pure |
 //! | [`worker`] | one upload |
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
 //! | [`claimed`] | a job that is being worked on |
@@ -21,6 +22,7 @@ pub mod claimed;
 pub mod delivered;
 pub mod dispatch;
 pub mod failed;
+pub mod failing;
 pub mod limits;
 mod pick;
 pub mod pipeline;
@@ -28,6 +30,7 @@ pub mod recover;
 pub mod result;
 pub mod slots;
 pub mod space;
+pub mod suspects;
 pub mod verdict;
 pub mod worker;
 

@@ -1,27 +1,33 @@
 //! The choice of the jobs that may start now: watches take turns, and within a watch the oldest due job goes first.
 //!
 //! It never waits for one pipeline's limiter, slot or outage: it checks, notes the earliest time, and goes on to the
-//! next watch. It must not know of workers, nor claim anything: that is the dispatcher's.
+//! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims and
+//! starts nothing: that is the dispatcher's.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::failing::{Failed, IN_A_ROW, Refund, Streak};
 use super::limits::{ByteLimit, FileLimit};
 use super::pipeline::{Line, Session};
 use super::slots::{Room, Slots, UploadId};
 use super::space::{self, Space};
+use super::suspects::Suspects;
+use super::worker::{Outcome, Terms};
 use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::folder::Folder;
 use crate::fs::Root;
-use crate::job::{FileKey, Millis};
+use crate::job::{FileKey, JobState, Millis};
 use crate::journal::{Failure, Journal};
 
 /// Due jobs of one watch that are kept at hand.
 const AT_HAND: usize = 64;
 /// No job waits longer than this for another reason than its own failures.
 const LONGEST_OTHER_WAIT: Duration = Duration::from_secs(60);
+/// Pause of all claims when this process has no descriptors left.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
 /// How long a lane waits whose results cannot be written.
 const UNPLACED_PAUSE: Duration = Duration::from_secs(1);
 
@@ -45,10 +51,12 @@ pub(super) struct Picker {
     /// The clock of all slots begins here.
     started: Instant,
     /// Nothing is picked before.
-    pub(super) paused_until: Option<Instant>,
+    paused_until: Option<Instant>,
     space: Space,
     /// The longest that any job is made to wait, in milliseconds.
     longest_wait: Millis,
+    /// Between two probes of a pipeline that fails.
+    probe_pause: Duration,
 }
 
 /// One watch.
@@ -57,17 +65,71 @@ pub(super) struct Lane {
     pub(super) folder: Arc<Folder>,
     /// Index of its pipeline.
     pub(super) pipeline: usize,
-    at_hand: VecDeque<FileKey>,
+    /// With their due times.
+    at_hand: VecDeque<(FileKey, Millis)>,
+}
+
+/// What one watch has to send.
+enum Head {
+    /// This job is due since then.
+    Due(FileKey, Millis),
+    /// The next one is due then.
+    Later(Millis),
+    /// Nothing.
+    Empty,
 }
 
 impl Lane {
-    /// Gets jobs that are due until then.
-    fn fill(&mut self, journal: &Journal, taken: &HashSet<FileKey>, until: Millis) -> Result<(), Failure> {
-        // What is taken already may come first, among it what waits for its post-action.
-        let due = journal.due(self.folder.watch.id, until, AT_HAND + taken.len())?;
-        let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !taken.contains(key));
-        self.at_hand.extend(waiting.map(|(key, _)| key).take(AT_HAND));
-        Ok(())
+    /// The root, unless the watch cannot send now.
+    fn root(&self, now: Instant, wake: &mut Wake) -> Option<Arc<Root>> {
+        let root = self.folder.root()?;
+        if let Some(until) = self.folder.held_until(now) {
+            wake.at(until);
+            return None;
+        }
+        // What the pipeline did last for this watch cannot be written down: nothing more is asked of it.
+        if self.folder.has_unplaced() {
+            wake.at(now + UNPLACED_PAUSE);
+            return None;
+        }
+        Some(root)
+    }
+
+    /// Its oldest job that nobody has.
+    fn head(
+        &mut self,
+        journal: &Journal,
+        taken: &HashSet<FileKey>,
+        longest_wait: Millis,
+        at: Millis,
+    ) -> Result<Head, Failure> {
+        let watch = self.folder.watch.id;
+        for until in [Some(at), None] {
+            while let Some((key, due)) = self.at_hand.front() {
+                if !taken.contains(key) {
+                    return Ok(Head::Due(*key, *due));
+                }
+                self.at_hand.pop_front();
+            }
+            let until = match until {
+                Some(until) => until,
+                None => match journal.next_due(watch, at)? {
+                    None => return Ok(Head::Empty),
+                    Some(next) if next <= at.saturating_add(longest_wait) => return Ok(Head::Later(next)),
+                    // No wait is longer than this: such a due time was written before the wall clock was set back.
+                    Some(_) => Millis::MAX,
+                },
+            };
+            // What is taken already may come first, among it what waits for its post-action.
+            let due = journal.due(watch, until, AT_HAND + taken.len())?;
+            let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !taken.contains(key));
+            self.at_hand.extend(waiting.take(AT_HAND));
+        }
+        Ok(self.at_hand.front().map_or(Head::Empty, |(key, due)| Head::Due(*key, *due)))
+    }
+
+    fn remove(&mut self, key: FileKey) {
+        self.at_hand.retain(|(at_hand, _)| *at_hand != key);
     }
 }
 
@@ -83,6 +145,19 @@ pub(super) struct Outlet {
     pub(super) bytes: Vec<Arc<ByteLimit>>,
     /// The session that `slots` knows.
     pub(super) session: Option<Arc<Session>>,
+    /// Whether it fails on every file.
+    streak: Streak,
+    /// Which files may kill its task.
+    suspects: Suspects,
+    /// Nothing but this goes, and only when nothing else is in flight: the probe of a pipeline that fails, or a suspect.
+    only: Option<Only>,
+}
+
+/// A job that goes alone.
+#[derive(Clone, Copy)]
+struct Only {
+    lane: usize,
+    key: FileKey,
 }
 
 /// A job about to be claimed.
@@ -97,6 +172,8 @@ pub(super) struct Pick {
     pub(super) root: Arc<Root>,
     /// Where it goes.
     pub(super) session: Arc<Session>,
+    /// At whose risk.
+    pub(super) terms: Terms,
 }
 
 /// The earliest of the times that were noted.
@@ -126,6 +203,9 @@ impl Picker {
                     files_paid: false,
                     bytes: own_bytes.into_iter().chain(daemon_bytes.clone()).collect(),
                     session: None,
+                    streak: Streak::default(),
+                    suspects: Suspects::default(),
+                    only: None,
                     line: line.clone(),
                 }
             })
@@ -151,6 +231,7 @@ impl Picker {
             started: Instant::now(),
             paused_until: None,
             space: Space::new(config.state.clone()),
+            probe_pause: config.retry.max,
             longest_wait: u64::try_from(longest_wait.as_millis()).unwrap_or(Millis::MAX),
         }
     }
@@ -174,6 +255,9 @@ impl Picker {
             return Ok((picks, wake.0));
         }
         let clock = self.clock();
+        for pipeline in 0..self.outlets.len() {
+            self.narrow(pipeline, now, &mut wake)?;
+        }
         let mut idle = 0;
         while idle < self.lanes.len() && picks.len() < most {
             let permits: usize = self.outlets.iter().map(|outlet| outlet.slots.permits(clock)).sum();
@@ -208,16 +292,7 @@ impl Picker {
     ) -> Result<Option<Pick>, Failure> {
         let lane = &mut self.lanes[index];
         let outlet = &mut self.outlets[lane.pipeline];
-        let Some(root) = lane.folder.root() else { return Ok(None) };
-        if let Some(until) = lane.folder.held_until(now) {
-            wake.at(until);
-            return Ok(None);
-        }
-        // What the pipeline did last for this watch cannot be written down: nothing more is asked of it.
-        if lane.folder.has_unplaced() {
-            wake.at(now + UNPLACED_PAUSE);
-            return Ok(None);
-        }
+        let Some(root) = lane.root(now, wake) else { return Ok(None) };
         let Some(session) = outlet.line.session() else { return Ok(None) };
         let known = outlet.session.as_ref();
         if known.is_none_or(|known| known.number != session.number) {
@@ -233,21 +308,44 @@ impl Picker {
             }
             Room::No => return Ok(None),
         }
-        if lane.at_hand.is_empty() {
+        let probe_at = outlet.streak.next_probe();
+        if outlet.only.is_none() {
+            // Without a probe nothing goes to a pipeline that fails.
+            if probe_at.is_some() {
+                return Ok(None);
+            }
             let at = unix_millis();
-            let watch = lane.folder.watch.id;
-            lane.fill(&self.journal, &self.taken, at)?;
-            if lane.at_hand.is_empty() {
-                let Some(next) = self.journal.next_due(watch, at)? else { return Ok(None) };
-                // No wait is longer than this: a due time beyond it was written before the wall clock was set back.
-                if next <= at.saturating_add(self.longest_wait) {
+            let key = match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {
+                Head::Due(key, _) => key,
+                Head::Later(next) => {
                     wake.at(now + Duration::from_millis(next - at));
                     return Ok(None);
                 }
-                lane.fill(&self.journal, &self.taken, Millis::MAX)?;
+                Head::Empty => return Ok(None),
+            };
+            if outlet.suspects.goes_alone(key) {
+                outlet.only = Some(Only { lane: index, key });
+            } else {
+                return Ok(self.paid(index, now, wake).then(|| self.take(index, key, root, session, clock)));
             }
         }
-        // A file that was paid for at one limit and refused by the other stays paid.
+        let Some(only) = outlet.only.filter(|only| only.lane == index && !self.taken.contains(&only.key)) else {
+            return Ok(None);
+        };
+        if outlet.slots.in_flight() > 0 {
+            return Ok(None);
+        }
+        if let Some(at) = probe_at.filter(|at| *at > clock) {
+            wake.at(self.started + at);
+            return Ok(None);
+        }
+        Ok(self.paid(index, now, wake).then(|| self.take(index, only.key, root, session, clock)))
+    }
+
+    /// Whether the limits of files per second let another one go. One that was paid for at one limit and refused by
+    /// the other stays paid.
+    fn paid(&mut self, lane: usize, now: Instant, wake: &mut Wake) -> bool {
+        let outlet = &mut self.outlets[self.lanes[lane].pipeline];
         for (limit, paid) in [(&outlet.files, &mut outlet.files_paid), (&self.files, &mut self.files_paid)] {
             let Some(limit) = limit else { continue };
             if !*paid {
@@ -255,22 +353,116 @@ impl Picker {
                     Ok(()) => *paid = true,
                     Err(wait) => {
                         wake.at(now + wait);
-                        return Ok(None);
+                        return false;
                     }
                 }
             }
         }
-        let key = loop {
-            match lane.at_hand.pop_front() {
-                Some(key) if self.taken.insert(key) => break key,
-                Some(_) => {}
-                None => return Ok(None),
-            }
-        };
         (outlet.files_paid, self.files_paid) = (false, false);
+        true
+    }
+
+    /// Takes a job for an upload.
+    fn take(&mut self, lane: usize, key: FileKey, root: Arc<Root>, session: Arc<Session>, clock: Duration) -> Pick {
+        let outlet = &mut self.outlets[self.lanes[lane].pipeline];
+        let terms = Terms { probe: outlet.streak.next_probe().is_some(), alone: outlet.suspects.goes_alone(key) };
+        self.lanes[lane].remove(key);
+        self.taken.insert(key);
         self.next_id += 1;
         outlet.slots.start(self.next_id, clock);
-        Ok(Some(Pick { id: self.next_id, lane: index, key, root, session }))
+        Pick { id: self.next_id, lane, key, root, session, terms }
+    }
+
+    /// Looks whether the one file that may go to a pipeline still may, and chooses the probe of one that fails: the
+    /// oldest due file of all its watches, and the same one until it is delivered or given up.
+    fn narrow(&mut self, pipeline: usize, now: Instant, wake: &mut Wake) -> Result<(), Failure> {
+        let outlet = &mut self.outlets[pipeline];
+        let failing = outlet.streak.next_probe().is_some();
+        let at = unix_millis();
+        if let Some(only) = outlet.only {
+            let stays = if self.taken.contains(&only.key) {
+                // Once it is over, its result alone is being written.
+                failing || outlet.slots.in_flight() > 0
+            } else if self.lanes[only.lane].root(now, wake).is_some() {
+                match self.journal.get(only.key)?.map(|job| job.state) {
+                    Some(JobState::Pending { due }) if due <= at => true,
+                    Some(JobState::Pending { due }) if failing && due - at <= self.longest_wait => {
+                        wake.at(now + Duration::from_millis(due - at));
+                        true
+                    }
+                    _ => false,
+                }
+            } else {
+                false
+            };
+            if !stays {
+                outlet.only = None;
+            }
+        }
+        if !failing || outlet.only.is_some() {
+            return Ok(());
+        }
+        let mut oldest = None;
+        for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.pipeline == pipeline) {
+            if lane.root(now, wake).is_none() {
+                continue;
+            }
+            match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {
+                Head::Due(key, due) if oldest.is_none_or(|(oldest, _)| due < oldest) => {
+                    oldest = Some((due, Only { lane: index, key }));
+                }
+                Head::Due(..) | Head::Empty => {}
+                Head::Later(next) => wake.at(now + Duration::from_millis(next - at)),
+            }
+        }
+        outlet.only = oldest.map(|(_, only)| only);
+        Ok(())
+    }
+
+    /// An upload is over, in this way.
+    pub(super) fn note(&mut self, pipeline: usize, key: FileKey, outcome: Outcome) {
+        let clock = self.clock();
+        let outlet = &mut self.outlets[pipeline];
+        match outcome {
+            Outcome::Delivered => {
+                outlet.suspects.clear(key);
+                if let Some(lasted) = outlet.streak.succeeded(clock) {
+                    outlet.line.set_failing(false);
+                    tracing::info!(
+                        pipeline = %outlet.line.config.name, seconds = lasted.as_secs(),
+                        "pipeline is no longer failing: it took a file; all of its files go again"
+                    );
+                }
+            }
+            Outcome::TaskDied => {
+                outlet.suspects.suspect(key);
+                if outlet.suspects.goes_alone(key) {
+                    tracing::warn!(
+                        pipeline = %outlet.line.config.name,
+                        "its task died more than once while a certain file was on its way; that file is sent alone next"
+                    );
+                }
+            }
+            Outcome::OutOfDescriptors => self.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE),
+            Outcome::Other => {}
+        }
+    }
+
+    /// The journal has it that the pipeline failed on a file. Returns who gets attempts back.
+    pub(super) fn failed(&mut self, pipeline: usize, failed: Failed, error: &str) -> Vec<Refund> {
+        let clock = self.clock();
+        let outlet = &mut self.outlets[pipeline];
+        let consequence = outlet.streak.failed(failed, self.probe_pause, clock);
+        if consequence.began {
+            outlet.line.set_failing(true);
+            tracing::error!(
+                pipeline = %outlet.line.config.name, files = IN_A_ROW, every_seconds = self.probe_pause.as_secs(),
+                last_error = error,
+                "pipeline is failing: different files failed in a row; only one is tried from now on, the others wait at \
+                 no attempt"
+            );
+        }
+        consequence.refunds
     }
 
     /// An upload is over; `abandoned` if the server may hold a slot for it still.

@@ -32,6 +32,8 @@ pub struct Line {
     pub config: Arc<Pipeline>,
     timeouts: Timeouts,
     state: watch::Sender<Health>,
+    /// Since when it fails on every file, by the dispatcher's word; none while it does not.
+    failing: watch::Sender<Option<Instant>>,
     /// The latest session in which the server granted a pipe.
     proven: watch::Sender<u64>,
 }
@@ -82,7 +84,8 @@ impl Line {
             pause: all.retry.max.min(MAX_PAUSE),
         };
         let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
-        Arc::new(Self { config, timeouts, state: watch::Sender::new(down), proven: watch::Sender::new(0) })
+        let state = watch::Sender::new(down);
+        Arc::new(Self { config, timeouts, state, failing: watch::Sender::new(None), proven: watch::Sender::new(0) })
     }
 
     /// Follows its health.
@@ -104,6 +107,16 @@ impl Line {
             Health::Down { since, reason } => Some((*since, reason.clone())),
             Health::Up(_) => None,
         }
+    }
+
+    /// Since when it has failed on every file; none if it does not.
+    pub fn failing_since(&self) -> Option<Instant> {
+        *self.failing.borrow()
+    }
+
+    /// The dispatcher's word on whether it fails on every file.
+    pub(super) fn set_failing(&self, failing: bool) {
+        self.failing.send_replace(failing.then(Instant::now));
     }
 
     /// A worker's upload failed in a way that is the pipeline's fault: down until a probe says otherwise.

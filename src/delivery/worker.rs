@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::blocking;
 use super::claimed::Claimed;
 use super::delivered::Sent;
+use super::failed::{Blamed, Charge};
 use super::limits::{ByteLimit, take_bytes};
 use super::pipeline::{Health, Line, Session};
 use super::result::Temp;
@@ -55,10 +56,34 @@ pub struct Worker {
     pub line: Arc<Line>,
     /// Its session when the job was claimed.
     pub session: Arc<Session>,
+    /// At whose risk.
+    pub terms: Terms,
     /// The byte limits that apply.
     pub byte_limits: Vec<Arc<ByteLimit>>,
     /// The dispatcher's ear. Unbounded, but each worker sends two reports at most and workers are bounded.
     pub reports: mpsc::UnboundedSender<Report>,
+}
+
+/// At whose risk a file is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// It is the probe of a pipeline that fails on every file.
+    pub probe: bool,
+    /// Its task died too often over it: it goes alone, and should that happen again, it is to blame.
+    pub alone: bool,
+}
+
+/// How an upload ended, as far as other files are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The pipeline has it.
+    Delivered,
+    /// The task died while it was on its way.
+    TaskDied,
+    /// This process has no descriptors left.
+    OutOfDescriptors,
+    /// In any other way.
+    Other,
 }
 
 /// What a worker tells the dispatcher.
@@ -72,8 +97,8 @@ pub enum Report {
         id: UploadId,
         /// The server may hold a slot for it still.
         abandoned: bool,
-        /// This process has no descriptors left.
-        out_of_descriptors: bool,
+        /// How.
+        outcome: Outcome,
     },
 }
 
@@ -111,22 +136,44 @@ impl From<Fault> for End {
 }
 
 impl Worker {
-    /// Works the job to its end. Errors: the journal failed.
-    pub async fn run(self) -> Result<(), Failure> {
+    /// Works the job to its end; returns what the pipeline failed on, if it did. Errors: the journal failed.
+    pub async fn run(self) -> Result<Option<Blamed>, Failure> {
         let end = self.deliver().await;
-        if let End::Fault { fault: Fault::Pipeline(reason), .. } = &end {
-            self.line.suspect(self.session.number, reason);
-        }
-        let (abandoned, out_of_descriptors) = match &end {
-            End::Fault { fault, abandoned } => (*abandoned, matches!(fault, Fault::Descriptors(_))),
-            End::Sent(_) | End::Adopted(..) => (false, false),
+        let (abandoned, outcome) = match &end {
+            End::Fault { fault, abandoned } => {
+                let outcome = match fault {
+                    Fault::TaskDied(_) => Outcome::TaskDied,
+                    Fault::Descriptors(_) => Outcome::OutOfDescriptors,
+                    _ => Outcome::Other,
+                };
+                if let Fault::Pipeline(reason) | Fault::TaskDied(reason) = fault {
+                    self.line.suspect(self.session.number, reason);
+                }
+                (*abandoned, outcome)
+            }
+            End::Sent(_) => (false, Outcome::Delivered),
+            End::Adopted(..) => (false, Outcome::Other),
         };
         // Nobody listens any more when the dispatcher has given up waiting.
-        let _ = self.reports.send(Report::Ended { id: self.id, abandoned, out_of_descriptors });
-        match end {
-            End::Sent(sent) => self.claimed.record(*sent).await,
-            End::Adopted(sha256, sidecar) => self.claimed.adopted(sha256, sidecar).await,
-            End::Fault { fault, .. } => self.claimed.failed(fault).await,
+        let _ = self.reports.send(Report::Ended { id: self.id, abandoned, outcome });
+        let fault = match end {
+            End::Sent(sent) => return self.claimed.record(*sent).await.map(|()| None),
+            End::Adopted(sha256, sidecar) => return self.claimed.adopted(sha256, sidecar).await.map(|()| None),
+            End::Fault { fault: Fault::TaskDied(reason), .. } if self.terms.alone => verdict::kills_task(reason),
+            End::Fault { fault, .. } => fault,
+        };
+        match fault {
+            Fault::File(blame) if blame.retryable => {
+                let charge = if self.terms.probe {
+                    Charge::Probe
+                } else if self.line.failing_since().is_some() {
+                    Charge::Free
+                } else {
+                    Charge::Usual
+                };
+                self.claimed.blame(blame, charge).await.map(Some)
+            }
+            fault => self.claimed.failed(fault).await.map(|()| None),
         }
     }
 
@@ -166,7 +213,10 @@ impl Worker {
             sent = upload(&self.session.connection, &what, size, source, &mut steps) => sent,
             () = self.stopped_ungranted(&granted) => return End::Fault { fault: Fault::Stopping, abandoned: true },
             () = self.task_replaced() => {
-                return Fault::Pipeline("the task was started anew while the file was on its way".into()).into();
+                let reason = "the task was started anew while the file was on its way".to_owned();
+                // With an open that was not granted, nothing of the file was on its way.
+                let fault = if granted.load(Ordering::Acquire) { Fault::TaskDied(reason) } else { Fault::Pipeline(reason) };
+                return self.of_a_living_socket(fault).into();
             }
         };
         match sent {
@@ -175,9 +225,8 @@ impl Worker {
                 End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen }))
             }
             Err(UploadError { step, error, pipe_left, os_error, .. }) => {
-                let timed_out = matches!(error, Error::TimedOut { .. });
                 let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));
-                End::Fault { fault: self.refine(fault, timed_out).await, abandoned: pipe_left }
+                End::Fault { fault: self.refine(fault, &error).await, abandoned: pipe_left }
             }
         }
     }
@@ -226,8 +275,11 @@ impl Worker {
     }
 
     /// Asks once more where the error alone does not tell whose fault it is.
-    async fn refine(&self, fault: Fault, timed_out: bool) -> Fault {
+    async fn refine(&self, fault: Fault, error: &Error) -> Fault {
         match fault {
+            // The close of the socket is itself the sign.
+            Fault::TaskDied(_) if matches!(error, Error::ConnectionLost { .. }) => fault,
+            Fault::TaskDied(_) => self.of_a_living_socket(fault),
             Fault::Changed(reason) => {
                 let (root, rel) = (self.claimed.root.clone(), self.claimed.job.path.clone());
                 match blocking(move || root.look(&rel)).await {
@@ -236,19 +288,28 @@ impl Worker {
                 }
             }
             // Requests in flight when a task dies are never answered: ask whether it did.
-            Fault::File(Blame { error, .. }) if timed_out => {
+            Fault::File(Blame { error: reason, .. }) if matches!(error, Error::TimedOut { .. }) => {
                 let timeout = self.session.connection.request_timeout();
                 match self.session.connection.task_status(&self.session.token, timeout).await {
                     Ok(status) if status.is_alive() && status.start_time == self.session.task_started => {
-                        verdict::out_of_time(error)
+                        verdict::out_of_time(reason)
                     }
-                    Ok(_) => Fault::Pipeline(format!("{error}; the task has ended")),
+                    Ok(_) => Fault::TaskDied(format!("{reason}; the task has ended")),
+                    Err(Error::NotRunning(_)) => Fault::TaskDied(format!("{reason}; the task is gone")),
                     // A key that may only send data cannot ask; the file is charged, so that the doubt ends.
-                    Err(Error::Refused(_)) => verdict::out_of_time(error),
-                    Err(asked) => Fault::Pipeline(format!("{error}; {asked}")),
+                    Err(Error::Refused(_)) => verdict::out_of_time(reason),
+                    Err(asked) => Fault::Pipeline(format!("{reason}; {asked}")),
                 }
             }
             other => other,
+        }
+    }
+
+    /// A task that died with its connection died of something else than a file: the server went down.
+    fn of_a_living_socket(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::TaskDied(reason) if self.session.connection.is_closed() => Fault::Pipeline(reason),
+            fault => fault,
         }
     }
 }

@@ -38,6 +38,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("delivered+post-action", delivered(true)),
         ("finished", Event::Finished { warning: None, gone: false }),
         ("retry", Event::Retry { due: LATER, error: error.clone(), charged: true }),
+        ("refund", Event::Refund { attempts: 1, due: LATER }),
         ("changed", changed()),
         ("fail", Event::Fail { error: error.clone(), sidecar: None, charged: true }),
         ("block", Event::Block { due: LATER, error }),
@@ -82,6 +83,7 @@ const TABLE: &str = "
     delivered+post-action .          .          delivered .         .        .          .          .          .        .
     finished              .          .          .         done      .        .          .          .          .        .
     retry                 .          .          pending   .         .        .          .          .          .        .
+    refund                .          pending    sending   .         .        .          .          .          .        .
     changed               .          .          pending   .         .        .          .          .          .        .
     fail                  .          .          failed    .         .        .          .          .          .        .
     block                 .          .          blocked   .         .        .          .          .          .        .
@@ -157,6 +159,15 @@ fn only_charged_failures_and_deliveries_are_attempts() {
 }
 
 #[test]
+fn a_refund_gives_back_no_more_than_was_charged_and_lets_a_pending_job_go_at_once() {
+    let charged = Job { attempts: 2, ..job(JobState::Pending { due: 9 * LATER }) };
+    let refunded = after(&charged, Event::Refund { attempts: 1, due: NOW });
+    assert_eq!((refunded.attempts, refunded.state), (1, JobState::Pending { due: NOW }));
+    let sending = Job { state: JobState::Sending, ..charged };
+    assert_eq!(after(&sending, Event::Refund { attempts: 3, due: NOW }).attempts, 0);
+}
+
+#[test]
 fn a_claim_keeps_the_first_attempt_and_moves_the_latest() {
     let first = after(&job(JobState::Pending { due: 1 }), Event::Claim { at: NOW });
     let pending = after(&first, changed());
@@ -202,7 +213,7 @@ fn keys_hash_the_bytes_of_the_path_and_belong_to_a_watch() {
 
 proptest! {
     #[test]
-    fn the_ledger_balances_over_any_history(history in proptest::collection::vec((0..3_usize, 0..17_usize), 0..200)) {
+    fn the_ledger_balances_over_any_history(history in proptest::collection::vec((0..3_usize, 0..19_usize), 0..200)) {
         let mut jobs: [Option<Job>; 3] = [None, None, None];
         let mut counters = Counters::default();
         let events = events();

@@ -11,6 +11,7 @@ mod cli;
 mod crashes;
 mod credentials;
 mod delivery;
+mod failing;
 mod failures;
 mod faults;
 mod harness;
