@@ -194,14 +194,14 @@ impl Dispatcher {
 
     fn report(&mut self, report: &Report) {
         let (Report::Granted(id) | Report::Ended { id, .. }) = report;
-        let mut flights =
-            self.in_flight.values().filter_map(|flight| Some((flight.upload.clone()?, flight.claimed.key)));
-        let Some((upload, key)) = flights.find(|(upload, _)| upload.id == *id) else { return };
+        let is_meant = |flight: &&InFlight| flight.upload.as_ref().is_some_and(|upload| upload.id == *id);
+        let Some(InFlight { upload: Some(upload), claimed }) = self.in_flight.values().find(is_meant) else { return };
+        let upload = upload.clone();
         match report {
             Report::Granted(id) => self.picker.outlets[upload.pipeline].slots.grant(*id),
             Report::Ended { abandoned, outcome, .. } => {
+                self.picker.note(upload.pipeline, claimed.key, &claimed.job.path, *outcome);
                 self.ended_upload(&upload, *abandoned);
-                self.picker.note(upload.pipeline, key, *outcome);
             }
         }
     }

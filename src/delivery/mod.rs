@@ -4,10 +4,11 @@
 //! |---|---|
 //! | [`dispatch`] | decides what starts and when; the only one to claim |
 //! | `pick` | which job goes next, and where |
+//! | `lane`, `outlet` | what one watch has to send; what one pipeline can take |
 //! | [`pipeline`] | a pipeline's line to its server: up, or down and probed |
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
 //! | [`failing`], [`suspects`] | a pipeline that fails on every file; a file that kills its task: pure |
-//! | [`worker`] | one upload |
+//! | [`worker`], `steps` | one upload; what happens between its steps |
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
 //! | [`claimed`] | a job that is being worked on |
 //! | [`delivered`], [`failed`] | what became of it: files on disk, then the journal |
@@ -23,13 +24,16 @@ pub mod delivered;
 pub mod dispatch;
 pub mod failed;
 pub mod failing;
+mod lane;
 pub mod limits;
+mod outlet;
 mod pick;
 pub mod pipeline;
 pub mod recover;
 pub mod result;
 pub mod slots;
 pub mod space;
+mod steps;
 pub mod suspects;
 pub mod verdict;
 pub mod worker;

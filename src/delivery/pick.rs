@@ -4,16 +4,18 @@
 //! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims and
 //! starts nothing: that is the dispatcher's.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::failing::{Failed, IN_A_ROW, Refund, Streak};
+use super::failing::{Failed, Refund};
+use super::lane::{Head, Lane, Wake};
 use super::limits::{ByteLimit, FileLimit};
+use super::outlet::{Only, Outlet};
 use super::pipeline::{Line, Session};
-use super::slots::{Room, Slots, UploadId};
+use super::slots::{Room, UploadId};
 use super::space::{self, Space};
-use super::suspects::Suspects;
 use super::worker::{Outcome, Terms};
 use crate::clock::unix_millis;
 use crate::config::Config;
@@ -22,14 +24,10 @@ use crate::fs::Root;
 use crate::job::{FileKey, JobState, Millis};
 use crate::journal::{Failure, Journal};
 
-/// Due jobs of one watch that are kept at hand.
-const AT_HAND: usize = 64;
 /// No job waits longer than this for another reason than its own failures.
 const LONGEST_OTHER_WAIT: Duration = Duration::from_secs(60);
 /// Pause of all claims when this process has no descriptors left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
-/// How long a lane waits whose results cannot be written.
-const UNPLACED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Chooses what is sent next.
 pub(super) struct Picker {
@@ -59,107 +57,6 @@ pub(super) struct Picker {
     probe_pause: Duration,
 }
 
-/// One watch.
-pub(super) struct Lane {
-    /// The watch.
-    pub(super) folder: Arc<Folder>,
-    /// Index of its pipeline.
-    pub(super) pipeline: usize,
-    /// With their due times.
-    at_hand: VecDeque<(FileKey, Millis)>,
-}
-
-/// What one watch has to send.
-enum Head {
-    /// This job is due since then.
-    Due(FileKey, Millis),
-    /// The next one is due then.
-    Later(Millis),
-    /// Nothing.
-    Empty,
-}
-
-impl Lane {
-    /// The root, unless the watch cannot send now.
-    fn root(&self, now: Instant, wake: &mut Wake) -> Option<Arc<Root>> {
-        let root = self.folder.root()?;
-        if let Some(until) = self.folder.held_until(now) {
-            wake.at(until);
-            return None;
-        }
-        // What the pipeline did last for this watch cannot be written down: nothing more is asked of it.
-        if self.folder.has_unplaced() {
-            wake.at(now + UNPLACED_PAUSE);
-            return None;
-        }
-        Some(root)
-    }
-
-    /// Its oldest job that nobody has.
-    fn head(
-        &mut self,
-        journal: &Journal,
-        taken: &HashSet<FileKey>,
-        longest_wait: Millis,
-        at: Millis,
-    ) -> Result<Head, Failure> {
-        let watch = self.folder.watch.id;
-        for until in [Some(at), None] {
-            while let Some((key, due)) = self.at_hand.front() {
-                if !taken.contains(key) {
-                    return Ok(Head::Due(*key, *due));
-                }
-                self.at_hand.pop_front();
-            }
-            let until = match until {
-                Some(until) => until,
-                None => match journal.next_due(watch, at)? {
-                    None => return Ok(Head::Empty),
-                    Some(next) if next <= at.saturating_add(longest_wait) => return Ok(Head::Later(next)),
-                    // No wait is longer than this: such a due time was written before the wall clock was set back.
-                    Some(_) => Millis::MAX,
-                },
-            };
-            // What is taken already may come first, among it what waits for its post-action.
-            let due = journal.due(watch, until, AT_HAND + taken.len())?;
-            let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !taken.contains(key));
-            self.at_hand.extend(waiting.take(AT_HAND));
-        }
-        Ok(self.at_hand.front().map_or(Head::Empty, |(key, due)| Head::Due(*key, *due)))
-    }
-
-    fn remove(&mut self, key: FileKey) {
-        self.at_hand.retain(|(at_hand, _)| *at_hand != key);
-    }
-}
-
-/// One pipeline.
-pub(super) struct Outlet {
-    /// Its line to the server.
-    pub(super) line: Arc<Line>,
-    /// How many at a time.
-    pub(super) slots: Slots,
-    files: Option<FileLimit>,
-    files_paid: bool,
-    /// The byte limits that apply.
-    pub(super) bytes: Vec<Arc<ByteLimit>>,
-    /// The session that `slots` knows.
-    pub(super) session: Option<Arc<Session>>,
-    /// Whether it fails on every file.
-    streak: Streak,
-    /// Which files may kill its task.
-    suspects: Suspects,
-    /// Nothing but this goes, and only when nothing else is in flight: the probe of a pipeline that fails, or a suspect.
-    only: Option<Only>,
-}
-
-/// A job that goes alone.
-#[derive(Clone, Copy)]
-struct Only {
-    lane: usize,
-    key: FileKey,
-}
-
 /// A job about to be claimed.
 pub(super) struct Pick {
     /// Number of the upload.
@@ -176,15 +73,6 @@ pub(super) struct Pick {
     pub(super) terms: Terms,
 }
 
-/// The earliest of the times that were noted.
-struct Wake(Instant);
-
-impl Wake {
-    fn at(&mut self, at: Instant) {
-        self.0 = self.0.min(at);
-    }
-}
-
 impl Picker {
     /// A picker for these watches and pipelines, given in the order of the configuration.
     pub(super) fn new(config: &Config, journal: Journal, folders: &[Arc<Folder>], lines: &[Arc<Line>]) -> Self {
@@ -192,29 +80,19 @@ impl Picker {
         let sharers = config.limits.max_concurrent_uploads + lines.len();
         let byte_limit = |rate: Option<u64>, sharers| rate.and_then(|rate| ByteLimit::new(rate, sharers)).map(Arc::new);
         let daemon_bytes = byte_limit(config.limits.bytes_per_second, sharers);
-        let outlets: Vec<Outlet> = lines
+        let outlets = lines
             .iter()
             .map(|line| {
                 let limits = &line.config.limits;
                 let own_bytes = byte_limit(limits.bytes_per_second, limits.max_concurrent_uploads);
-                Outlet {
-                    slots: Slots::new(limits.max_concurrent_uploads),
-                    files: limits.files_per_second.and_then(FileLimit::new),
-                    files_paid: false,
-                    bytes: own_bytes.into_iter().chain(daemon_bytes.clone()).collect(),
-                    session: None,
-                    streak: Streak::default(),
-                    suspects: Suspects::default(),
-                    only: None,
-                    line: line.clone(),
-                }
+                Outlet::new(line.clone(), own_bytes.into_iter().chain(daemon_bytes.clone()).collect())
             })
             .collect();
         let by_watch = folders
             .iter()
             .filter_map(|folder| {
                 let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
-                Some(Lane { folder: folder.clone(), pipeline, at_hand: VecDeque::new() })
+                Some(Lane::new(folder.clone(), pipeline))
             })
             .collect();
         let longest_wait = config.retry.max.max(LONGEST_OTHER_WAIT);
@@ -419,50 +297,19 @@ impl Picker {
         Ok(())
     }
 
-    /// An upload is over, in this way.
-    pub(super) fn note(&mut self, pipeline: usize, key: FileKey, outcome: Outcome) {
-        let clock = self.clock();
-        let outlet = &mut self.outlets[pipeline];
-        match outcome {
-            Outcome::Delivered => {
-                outlet.suspects.clear(key);
-                if let Some(lasted) = outlet.streak.succeeded(clock) {
-                    outlet.line.set_failing(false);
-                    tracing::info!(
-                        pipeline = %outlet.line.config.name, seconds = lasted.as_secs(),
-                        "pipeline is no longer failing: it took a file; all of its files go again"
-                    );
-                }
-            }
-            Outcome::TaskDied => {
-                outlet.suspects.suspect(key);
-                if outlet.suspects.goes_alone(key) {
-                    tracing::warn!(
-                        pipeline = %outlet.line.config.name,
-                        "its task died more than once while a certain file was on its way; that file is sent alone next"
-                    );
-                }
-            }
-            Outcome::OutOfDescriptors => self.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE),
-            Outcome::Other => {}
+    /// An upload of this file is over, in this way.
+    pub(super) fn note(&mut self, pipeline: usize, key: FileKey, path: &Path, outcome: Outcome) {
+        if outcome == Outcome::OutOfDescriptors {
+            self.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE);
         }
+        let clock = self.clock();
+        self.outlets[pipeline].note(key, path, outcome, clock);
     }
 
     /// The journal has it that the pipeline failed on a file. Returns who gets attempts back.
     pub(super) fn failed(&mut self, pipeline: usize, failed: Failed, error: &str) -> Vec<Refund> {
         let clock = self.clock();
-        let outlet = &mut self.outlets[pipeline];
-        let consequence = outlet.streak.failed(failed, self.probe_pause, clock);
-        if consequence.began {
-            outlet.line.set_failing(true);
-            tracing::error!(
-                pipeline = %outlet.line.config.name, files = IN_A_ROW, every_seconds = self.probe_pause.as_secs(),
-                last_error = error,
-                "pipeline is failing: different files failed in a row; only one is tried from now on, the others wait at \
-                 no attempt"
-            );
-        }
-        consequence.refunds
+        self.outlets[pipeline].failed(failed, error, self.probe_pause, clock)
     }
 
     /// An upload is over; `abandoned` if the server may hold a slot for it still.
