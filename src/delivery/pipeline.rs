@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, ServiceUri, load_pipeline};
+use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, Link, ServiceUri, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
 
 /// How often a lasting outage is logged.
@@ -32,6 +32,8 @@ pub struct Line {
     pub config: Arc<Pipeline>,
     timeouts: Timeouts,
     state: watch::Sender<Health>,
+    /// What is known of the way to the server; it outlives sessions.
+    pub link: Link,
     /// Since when it fails on every file, by the dispatcher's word; none while it does not.
     failing: watch::Sender<Option<Instant>>,
     /// The latest session in which the server granted a pipe.
@@ -85,7 +87,8 @@ impl Line {
         };
         let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
         let state = watch::Sender::new(down);
-        Arc::new(Self { config, timeouts, state, failing: watch::Sender::new(None), proven: watch::Sender::new(0) })
+        let (failing, proven) = (watch::Sender::new(None), watch::Sender::new(0));
+        Arc::new(Self { config, timeouts, state, link: Link::default(), failing, proven })
     }
 
     /// Follows its health.

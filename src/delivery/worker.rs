@@ -224,9 +224,9 @@ impl Worker {
                 let sha256 = steps.hasher.finalize().into();
                 End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen }))
             }
-            Err(UploadError { step, error, pipe_left, os_error, .. }) => {
+            Err(UploadError { step, error, pipe_left, os_error, too_large_for_link, .. }) => {
                 let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));
-                End::Fault { fault: self.refine(fault, &error).await, abandoned: pipe_left }
+                End::Fault { fault: self.refine(fault, &error, too_large_for_link).await, abandoned: pipe_left }
             }
         }
     }
@@ -241,6 +241,8 @@ impl Worker {
         what.task_started = self.session.task_started.as_ref();
         what.result_timeout = self.line.config.result_timeout;
         what.chunk_size = self.line.config.chunk_size;
+        what.link = Some(self.line.link.clone());
+        what.one_write_max = what.one_write_max.min(self.line.link.most_at_once() as u64);
         if let Some(share) = self.byte_limits.iter().map(|limit| limit.share()).min() {
             let most = share.saturating_mul(LONGEST_WRITE.as_secs()).max(MIN_CHUNK);
             what.chunk_size = what.chunk_size.min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -275,7 +277,7 @@ impl Worker {
     }
 
     /// Asks once more where the error alone does not tell whose fault it is.
-    async fn refine(&self, fault: Fault, error: &Error) -> Fault {
+    async fn refine(&self, fault: Fault, error: &Error, too_large_for_link: bool) -> Fault {
         match fault {
             // The close of the socket is itself the sign.
             Fault::TaskDied(_) if matches!(error, Error::ConnectionLost { .. }) => fault,
@@ -290,14 +292,25 @@ impl Worker {
             // Requests in flight when a task dies are never answered: ask whether it did.
             Fault::File(Blame { error: reason, .. }) if matches!(error, Error::TimedOut { .. }) => {
                 let timeout = self.session.connection.request_timeout();
+                let slow_link = || {
+                    Fault::Stalled(format!(
+                        "{reason}; the link is too slow for a write of this size, the next is smaller"
+                    ))
+                };
                 match self.session.connection.task_status(&self.session.token, timeout).await {
                     Ok(status) if status.is_alive() && status.start_time == self.session.task_started => {
-                        verdict::out_of_time(reason)
+                        if too_large_for_link {
+                            slow_link()
+                        } else {
+                            verdict::out_of_time(reason)
+                        }
                     }
                     Ok(_) => Fault::TaskDied(format!("{reason}; the task has ended")),
                     Err(Error::NotRunning(_)) => Fault::TaskDied(format!("{reason}; the task is gone")),
                     // A key that may only send data cannot ask; the file is charged, so that the doubt ends.
                     Err(Error::Refused(_)) => verdict::out_of_time(reason),
+                    // The question waits behind what is too large.
+                    Err(Error::TimedOut { .. }) if too_large_for_link => slow_link(),
                     Err(asked) => Fault::Pipeline(format!("{reason}; {asked}")),
                 }
             }

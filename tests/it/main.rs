@@ -23,5 +23,6 @@ mod secrets;
 mod send;
 mod signals;
 mod slots;
+mod slow_link;
 mod writers;
 mod wrong_config;
