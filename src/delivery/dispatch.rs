@@ -15,10 +15,14 @@ use tokio::task::{JoinError, JoinSet};
 use super::claimed::{Claimed, Tools};
 use super::failed::Blamed;
 use super::failing::Failed;
+use super::lane::Wake;
 use super::pick::Picker;
 use super::pipeline::{Line, Session};
 use super::recover;
 use super::slots::UploadId;
+use super::space;
+use super::spool::{MAX_FILES, Spool};
+use super::spooled;
 use super::verdict::{Blame, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
 use crate::blocking::joined;
@@ -32,6 +36,8 @@ use crate::show::Shown;
 
 /// Workers at a time, those included that only record any more.
 const MAX_WORKERS: usize = 2048;
+/// Jobs of one watch that are asked for of those due at once: they wait for a post-action, or in the spool.
+const DUE_AT_ONCE: usize = MAX_WORKERS + MAX_FILES;
 
 /// Decides what is sent when.
 pub struct Dispatcher {
@@ -67,6 +73,7 @@ impl Dispatcher {
         config: Arc<Config>,
         journal: Journal,
         identity: Arc<Identity>,
+        spool: Arc<Spool>,
         folders: &[Arc<Folder>],
         lines: &[Arc<Line>],
         stopping: watch::Receiver<bool>,
@@ -74,6 +81,7 @@ impl Dispatcher {
         let tools = Tools {
             journal,
             identity,
+            spool,
             retry: config.retry.clone(),
             buffers: Arc::new(Semaphore::new(BUFFER_BYTES)),
             stopping,
@@ -103,6 +111,8 @@ impl Dispatcher {
         for lane in &self.picker.lanes {
             recoveries.spawn(recover::hidden_files(lane.folder.clone(), self.tools.clone()));
         }
+        let folders = self.picker.lanes.iter().map(|lane| lane.folder.clone()).collect();
+        recoveries.spawn(spooled::review(folders, self.tools.clone()));
         while !*stopping.borrow_and_update() {
             changes.mark_unchanged();
             let wake = self.dispatch().await?;
@@ -123,10 +133,13 @@ impl Dispatcher {
 
     /// Claims and starts everything that may start now. Returns when to look again at the latest.
     async fn dispatch(&mut self) -> Result<Instant, Failure> {
+        let mut wake = Wake(Instant::now() + space::CHECK_EVERY);
         self.start_post_actions()?;
-        let (picks, wake) = self.picker.pick(MAX_WORKERS.saturating_sub(self.workers.len()))?;
+        self.start_spooled(&mut wake)?;
+        let (picks, look_again) = self.picker.pick(MAX_WORKERS.saturating_sub(self.workers.len()))?;
         if picks.is_empty() {
-            return Ok(wake);
+            wake.at(look_again);
+            return Ok(wake.0);
         }
         let at = unix_millis();
         let mut claims = Vec::with_capacity(picks.len());
@@ -173,8 +186,9 @@ impl Dispatcher {
             if self.tools.journal.counters(watch).states[JobState::Delivered.index()] == 0 {
                 continue;
             }
-            // Only what is delivered is due at the beginning of time.
-            for (key, _) in self.tools.journal.due(watch, 0, MAX_WORKERS)? {
+            let limit = if lane.has_spooled(&self.tools.journal) { DUE_AT_ONCE } else { MAX_WORKERS };
+            // Only what is delivered, or spooled, is due at the beginning of time.
+            for (key, _) in self.tools.journal.due(watch, 0, limit)? {
                 if self.workers.len() >= MAX_WORKERS || !self.picker.taken.insert(key) {
                     continue;
                 }
@@ -187,6 +201,40 @@ impl Dispatcher {
                 let worked = claimed.clone();
                 let task = self.workers.spawn(async move { worked.finish().await.map(|()| None) }).id();
                 self.in_flight.insert(task, InFlight { upload: None, claimed });
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts placing one spooled result of every watch that has some, unless the watch is held because they cannot be.
+    fn start_spooled(&mut self, wake: &mut Wake) -> Result<(), Failure> {
+        let now = Instant::now();
+        for index in 0..self.picker.lanes.len() {
+            let (folder, tried) = (self.picker.lanes[index].folder.clone(), self.picker.lanes[index].tried);
+            let watch = folder.watch.id;
+            let has_spooled = self.picker.lanes[index].has_spooled(&self.tools.journal);
+            let Some(root) = folder.root().filter(|_| has_spooled) else { continue };
+            if let Some(until) = folder.held_until(now) {
+                wake.at(until);
+                continue;
+            }
+            let mut flights = self.in_flight.values().map(|flight| &flight.claimed);
+            if flights.any(|claimed| claimed.folder.watch.id == watch && claimed.job.state == JobState::Spooled) {
+                continue;
+            }
+            let mut due: Vec<_> =
+                self.tools.journal.due(watch, 0, DUE_AT_ONCE)?.into_iter().map(|(key, _)| key).collect();
+            let behind = due.iter().position(|key| tried.as_ref() == Some(key)).map_or(0, |at| at + 1);
+            due.rotate_left(behind);
+            for key in due {
+                let job = self.tools.journal.get(key)?.filter(|job| job.state == JobState::Spooled);
+                let Some(job) = job.filter(|_| self.picker.taken.insert(key)) else { continue };
+                self.picker.lanes[index].tried = Some(key);
+                let claimed = Claimed { tools: self.tools.clone(), folder, root, key, job };
+                let worked = claimed.clone();
+                let task = self.workers.spawn(async move { worked.place_spooled().await.map(|()| None) }).id();
+                self.in_flight.insert(task, InFlight { upload: None, claimed });
+                break;
             }
         }
         Ok(())
@@ -247,6 +295,11 @@ impl Dispatcher {
                     retryable: true,
                     hint: "this is a defect of the daemon; tell its operator",
                 };
+                if flight.claimed.job.state == JobState::Spooled {
+                    // It stays in the spool, and is tried again after a while.
+                    flight.claimed.hold(&blame.error);
+                    return Ok(());
+                }
                 if flight.upload.is_none() {
                     return flight.claimed.give_up_post_action(blame.error).await;
                 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::folder::Folder;
 use crate::fs::Root;
-use crate::job::{FileKey, Millis};
+use crate::job::{FileKey, JobState, Millis};
 use crate::journal::{Failure, Journal};
 
 /// Due jobs of one watch that are kept at hand.
@@ -34,6 +34,8 @@ pub(super) struct Lane {
     pub(super) pipeline: usize,
     /// With their due times.
     at_hand: VecDeque<(FileKey, Millis)>,
+    /// Whose spooled result was tried last: one that no folder takes must not keep the others back.
+    pub(super) tried: Option<FileKey>,
 }
 
 /// What one watch has to send.
@@ -49,11 +51,15 @@ pub(super) enum Head {
 impl Lane {
     /// The lane of a watch to its pipeline.
     pub(super) fn new(folder: Arc<Folder>, pipeline: usize) -> Self {
-        Self { folder, pipeline, at_hand: VecDeque::new() }
+        Self { folder, pipeline, at_hand: VecDeque::new(), tried: None }
     }
 
     /// The root, unless the watch cannot send now.
-    pub(super) fn root(&self, now: Instant, wake: &mut Wake) -> Option<Arc<Root>> {
+    pub(super) fn root(&self, journal: &Journal, now: Instant, wake: &mut Wake) -> Option<Arc<Root>> {
+        // What the pipeline did last for this watch waits to be written down: nothing more is asked of it.
+        if self.has_spooled(journal) {
+            return None;
+        }
         let root = self.folder.root()?;
         if let Some(until) = self.folder.held_until(now) {
             wake.at(until);
@@ -65,6 +71,11 @@ impl Lane {
             return None;
         }
         Some(root)
+    }
+
+    /// Whether results of it wait in the spool.
+    pub(super) fn has_spooled(&self, journal: &Journal) -> bool {
+        journal.counters(self.folder.watch.id).states[JobState::Spooled.index()] > 0
     }
 
     /// Its oldest job that nobody has.

@@ -170,7 +170,7 @@ impl Picker {
     ) -> Result<Option<Pick>, Failure> {
         let lane = &mut self.lanes[index];
         let outlet = &mut self.outlets[lane.pipeline];
-        let Some(root) = lane.root(now, wake) else { return Ok(None) };
+        let Some(root) = lane.root(&self.journal, now, wake) else { return Ok(None) };
         let Some(session) = outlet.line.session() else { return Ok(None) };
         let known = outlet.session.as_ref();
         if known.is_none_or(|known| known.number != session.number) {
@@ -261,7 +261,7 @@ impl Picker {
             let stays = if self.taken.contains(&only.key) {
                 // Once it is over, its result alone is being written.
                 failing || outlet.slots.in_flight() > 0
-            } else if self.lanes[only.lane].root(now, wake).is_some() {
+            } else if self.lanes[only.lane].root(&self.journal, now, wake).is_some() {
                 match self.journal.get(only.key)?.map(|job| job.state) {
                     Some(JobState::Pending { due }) if due <= at => true,
                     Some(JobState::Pending { due }) if failing && due - at <= self.longest_wait => {
@@ -282,7 +282,7 @@ impl Picker {
         }
         let mut oldest = None;
         for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.pipeline == pipeline) {
-            if lane.root(now, wake).is_none() {
+            if lane.root(&self.journal, now, wake).is_none() {
                 continue;
             }
             match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {

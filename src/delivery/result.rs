@@ -38,13 +38,22 @@ impl Temp {
     ///
     /// A leftover of a crash at its name is removed first, if it is ours.
     pub fn create(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, input: &Seen, uid: u32) -> io::Result<Self> {
+        Self::begin(folder, dir, id, Some(input), uid)
+    }
+
+    /// As [`Temp::create`], of a result whose input is gone: unless the watch says otherwise, only our user may read it.
+    pub fn create_private(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, uid: u32) -> io::Result<Self> {
+        Self::begin(folder, dir, id, None, uid)
+    }
+
+    fn begin(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, input: Option<&Seen>, uid: u32) -> io::Result<Self> {
         let name = sidecar::temp_name(id);
         folder.sweep_temp(dir, &name, uid).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(false),
             _ => Err(error),
         })?;
         let create_mode = match folder.watch.results.mode {
-            ResultMode::Inherit => inherited(input.mode),
+            ResultMode::Inherit => inherited(input.map_or(0, |input| input.mode)),
             ResultMode::Fixed(_) => 0o600,
         };
         let create = |name: OsString| {
@@ -58,7 +67,8 @@ impl Temp {
         let temp = Self { dir: dir.clone(), claim: Some(claim), file, placed: false };
         match folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
-            ResultMode::Inherit => temp.keep_from_strangers(input)?,
+            // What nobody else may read needs no group.
+            ResultMode::Inherit => input.map_or(Ok(()), |input| temp.keep_from_strangers(input))?,
         }
         Ok(temp)
     }

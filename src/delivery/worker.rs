@@ -116,12 +116,15 @@ enum Preparation {
     Ready(Box<Prepared>),
     /// Its result stands there from an attempt that a crash interrupted.
     Adopted(ContentHash, String),
+    /// Its result waits in the spool, which the journal does not know.
+    Spooled(ContentHash),
 }
 
 /// The end of the upload.
 enum End {
     Sent(Box<Sent>),
     Adopted(ContentHash, String),
+    Spooled(ContentHash),
     Fault {
         fault: Fault,
         /// The server may hold a slot for it still.
@@ -152,13 +155,14 @@ impl Worker {
                 (*abandoned, outcome)
             }
             End::Sent(_) => (false, Outcome::Delivered),
-            End::Adopted(..) => (false, Outcome::Other),
+            End::Adopted(..) | End::Spooled(_) => (false, Outcome::Other),
         };
         // Nobody listens any more when the dispatcher has given up waiting.
         let _ = self.reports.send(Report::Ended { id: self.id, abandoned, outcome });
         let fault = match end {
             End::Sent(sent) => return self.claimed.record(*sent).await.map(|()| None),
             End::Adopted(sha256, sidecar) => return self.claimed.adopted(sha256, sidecar).await.map(|()| None),
+            End::Spooled(sha256) => return self.claimed.found_spooled(sha256).await.map(|()| None),
             End::Fault { fault: Fault::TaskDied(reason), .. } if self.terms.alone => verdict::kills_task(reason),
             End::Fault { fault, .. } => fault,
         };
@@ -182,6 +186,7 @@ impl Worker {
         let prepared = match blocking(move || prepare(&claimed)).await {
             Ok(Preparation::Ready(prepared)) => *prepared,
             Ok(Preparation::Adopted(sha256, sidecar)) => return End::Adopted(sha256, sidecar),
+            Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
             Err(fault) => return fault.into(),
         };
         let Prepared { dir, file, seen, temp } = prepared;
@@ -344,6 +349,9 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
         return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
+    }
+    if let Some(sha256) = claimed.find_spooled(&dir, &file, &seen)? {
+        return Ok(Preparation::Spooled(sha256));
     }
     if seen.generation.size > folder.watch.max_size {
         return Err(verdict::too_large(seen.generation.size, folder.watch.max_size));

@@ -92,7 +92,7 @@ const TABLE: &str = "
     block                 .          .        blocked   .         .        .        .        .        .        .       .
     vanish                .          .        vanished  .         .        .        .        .        .        .       .
     gone                  .          vanished .         .         done     failed   vanished .        ignored  .       .
-    requeue               .          .        .         .         pending  pending  pending  .        pending  .       .
+    requeue               .          pending  .         .         pending  pending  pending  .        pending  .       .
     forget                .          ignored  .         .         .        ignored  ignored  ignored  .        ignored .
     recover-watched       .          .        pending   .         .        .        .        .        .        pending .
     recover-unwatched     .          parked   parked    .         .        .        parked   .        .        .       .

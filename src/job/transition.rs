@@ -269,7 +269,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => (Job { absent: true, ..job.clone() }, false),
         },
         (Event::Requeue { at }, Some(job)) => match job.state {
-            S::Failed | S::Blocked { .. } => {
+            S::Pending { .. } | S::Failed | S::Blocked { .. } => {
                 let job =
                     Job { state: S::Pending { due: at }, attempts: 0, sidecar: None, absent: false, ..job.clone() };
                 (job, false)

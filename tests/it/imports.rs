@@ -31,17 +31,20 @@ const RULES: &[(&str, &[&str])] = &[
             "sidecar",
         ],
     ),
+    ("pauses", &["fs", "job"]),
+    ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease", "once",
-            "show",
+            "admin", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease",
+            "once", "pauses", "show",
         ],
     ),
     (
         "cli",
         &[
+            "admin",
             "client",
             "clock",
             "config",
@@ -135,6 +138,7 @@ fn pure_rooms_know_neither_clock_nor_runtime_nor_disk() {
                 "intake/settle.rs",
                 "intake/assess.rs",
                 "intake/select.rs",
+                "client/link.rs",
                 "client/protocol.rs",
                 "delivery/slots.rs",
                 "delivery/failing.rs",

@@ -8,6 +8,7 @@
 
 mod after;
 mod cli;
+mod control;
 mod crashes;
 mod credentials;
 mod delivery;
@@ -24,5 +25,6 @@ mod send;
 mod signals;
 mod slots;
 mod slow_link;
+mod spool;
 mod writers;
 mod wrong_config;
