@@ -63,9 +63,9 @@ impl Phase {
 }
 
 impl Flight {
-    /// Notes bytes that were acknowledged.
-    pub fn add_sent(&self, bytes: u64) {
-        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    /// Notes that so many bytes were acknowledged in all. Returns how many more those are.
+    pub fn set_sent(&self, total: u64) -> u64 {
+        total.saturating_sub(self.sent.swap(total, Ordering::Relaxed))
     }
 
     /// Bytes that were acknowledged.
@@ -163,8 +163,7 @@ mod tests {
         let board = Arc::<Board>::default();
         let posted = board.begin(1, "in", "a.pdf".into(), "p", 10);
         posted.enter(Phase::Sending);
-        posted.add_sent(4);
-        posted.add_sent(3);
+        assert_eq!((posted.set_sent(4), posted.set_sent(7)), (4, 3));
         let seen = board.flights();
         assert_eq!(
             (seen[0].sent(), seen[0].phase(), board.in_flight("p"), board.in_flight("q")),

@@ -49,6 +49,8 @@ pub struct Folder {
     temps: Mutex<HashSet<OsString>>,
     /// Results of this watch that the pipeline gave and that cannot be written now.
     unplaced: AtomicU64,
+    /// How new files and writers are noticed, for those who look at the daemon.
+    noticing: Mutex<Noticing>,
     /// An operator wants the folder walked at once.
     rescan: Notify,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
@@ -64,6 +66,15 @@ pub enum Availability {
     Open(Arc<Root>),
     /// It is not there, or cannot be read, and why.
     Unavailable(Arc<str>),
+}
+
+/// How a watch notices new files, and whether somebody still writes to them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Noticing {
+    /// Why it is polled; none: the kernel's events tell.
+    pub polls: Option<&'static str>,
+    /// Whether the kernel tells of writers, or why not; none before the first file.
+    pub writers: Option<Result<(), &'static str>>,
 }
 
 /// A watch that delivery leaves alone for a while because of this host.
@@ -87,6 +98,7 @@ impl Folder {
             hold: Mutex::default(),
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
+            noticing: Mutex::default(),
             rescan: Notify::new(),
             strays: Mutex::default(),
         };
@@ -208,6 +220,21 @@ impl Folder {
     /// Whether results are waiting to be written.
     pub fn has_unplaced(&self) -> bool {
         self.unplaced.load(Ordering::Acquire) > 0
+    }
+
+    /// How new files and writers are noticed.
+    pub fn noticing(&self) -> Noticing {
+        *lock(&self.noticing)
+    }
+
+    /// Says why new files are looked for by polling, or that events tell of them.
+    pub fn set_polls(&self, why: Option<&'static str>) {
+        lock(&self.noticing).polls = why;
+    }
+
+    /// Says whether the kernel tells of writers here, or why not.
+    pub fn set_writers(&self, told: Result<(), &'static str>) {
+        lock(&self.noticing).writers = Some(told);
     }
 
     /// Asks intake to walk the whole folder at once.

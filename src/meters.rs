@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts};
+use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounterVec, Opts};
 
 /// What every name begins with.
 pub const PREFIX: &str = "rocketride_ingest_";
@@ -38,8 +38,6 @@ pub struct Meters {
     pub rescans: IntCounterVec,
     /// By pipeline and limit: seconds that work was ready and a limit made it wait.
     pub throttled_seconds: CounterVec,
-    /// Panics of any task.
-    pub task_panics: IntCounter,
 }
 
 static METERS: LazyLock<Meters> = LazyLock::new(Meters::new);
@@ -102,13 +100,11 @@ impl Meters {
                 &["pipeline", "limit"],
             )
             .expect("a valid metric"),
-            task_panics: IntCounter::new(name("task_panics_total"), "Panics of any task; each is a defect.")
-                .expect("a valid metric"),
         }
     }
 
     /// All of them, to be registered where they are served.
-    pub fn collectors(&'static self) -> [Box<dyn Collector>; 10] {
+    pub fn collectors(&'static self) -> [Box<dyn Collector>; 9] {
         [
             Box::new(self.files.clone()),
             Box::new(self.uploaded_bytes.clone()),
@@ -119,7 +115,6 @@ impl Meters {
             Box::new(self.files_found_by_scan.clone()),
             Box::new(self.rescans.clone()),
             Box::new(self.throttled_seconds.clone()),
-            Box::new(self.task_panics.clone()),
         ]
     }
 

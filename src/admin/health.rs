@@ -2,13 +2,18 @@
 //!
 //! *Alive* is about the process alone: a dead server or a full disk must not have it restarted. *Ready* is about the work.
 
+use std::time::Duration;
+
 use super::Desk;
 use super::wire::Status;
 
+/// A dispatcher that is silent for so long hangs: it goes round every two seconds, and a commit may take thirty.
+const STUCK: Duration = Duration::from_secs(45);
+
 /// Why the process is no longer alive in earnest: its dispatcher makes no progress. None if it is.
 pub fn dead(desk: &Desk) -> Option<String> {
-    let _ = desk;
-    None
+    let silence = desk.progress.last_beat().elapsed();
+    (silence > STUCK).then(|| format!("the dispatcher has made no progress for {} s", silence.as_secs()))
 }
 
 /// Why the daemon cannot do its work now; none if it can.

@@ -4,7 +4,7 @@
 //! behind. Labels are names of the configuration, never of files.
 
 use prometheus::core::Collector;
-use prometheus::{Encoder, GaugeVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, GaugeVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::wire::Status;
 use super::{Desk, status};
@@ -30,7 +30,7 @@ pub fn text(desk: &Desk) -> prometheus::Result<Vec<u8>> {
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     let gauges = Gauges { registry: &registry };
     gauges.of_status(&status::status(desk))?;
-    gauges.of_desk(desk)?;
+    gauges.of_process()?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(text)
@@ -59,8 +59,11 @@ impl Gauges<'_> {
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let jobs = self.whole("jobs", "Files the journal knows, by state.", &["watch", "state"])?;
         let watch_up = self.whole("watch_up", "Whether the watched folder can be used.", &["watch"])?;
-        let watch_info =
-            self.whole("watch_info", "How the watch notices files and writers.", &["watch", "backend", "writer_check"])?;
+        let watch_info = self.whole(
+            "watch_info",
+            "How the watch notices files and writers.",
+            &["watch", "backend", "writer_check"],
+        )?;
         let paused = self.whole("paused", "Whether an operator paused it.", &["kind", "name"])?;
         let oldest = self.real(
             "oldest_pending_timestamp_seconds",
@@ -73,7 +76,13 @@ impl Gauges<'_> {
                 jobs.with_label_values(&[name, state]).set(whole(*count));
             }
             watch_up.with_label_values(&[name]).set(watch.up.into());
-            watch_info.with_label_values(&[name, &watch.backend, &watch.writer_check]).set(1);
+            let backend = if watch.polls.is_some() { "poll" } else { "events" };
+            let writers = match watch.writer_check.as_deref() {
+                Some("yes") => "yes",
+                Some(_) => "no",
+                None => "unknown",
+            };
+            watch_info.with_label_values(&[name, backend, writers]).set(1);
             paused.with_label_values(&["watch", name]).set(watch.paused_since.is_some().into());
             if let Some(since) = watch.oldest_pending {
                 oldest.with_label_values(&[name]).set(seconds(since));
@@ -108,11 +117,12 @@ impl Gauges<'_> {
         Ok(())
     }
 
-    fn of_desk(&self, desk: &Desk) -> prometheus::Result<()> {
+    fn of_process(&self) -> prometheus::Result<()> {
         let build = self.whole("build_info", "The program; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let reloaded = u64::from(desk.reloads.last_succeeded());
-        self.one("config_last_reload_successful", "Whether the last reload of the configuration was applied.", reloaded)
+        let panics = IntCounter::new(format!("{PREFIX}task_panics_total"), "Panics of any task; each is a defect.");
+        self.add(panics)?.inc_by(crate::panics::count());
+        Ok(())
     }
 
     fn one(&self, name: &str, help: &str, value: u64) -> prometheus::Result<()> {

@@ -32,7 +32,6 @@ pub mod status;
 pub mod wire;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -45,6 +44,7 @@ use crate::identity::Identity;
 use crate::job::Millis;
 use crate::journal::Journal;
 use crate::pauses::Pauses;
+use crate::progress::Progress;
 
 /// What runs by the present configuration; a reload replaces it as a whole.
 pub struct Running {
@@ -82,10 +82,10 @@ pub struct Desk {
     pub board: Arc<Board>,
     /// The last hour.
     pub history: History,
-    /// When the daemon started, on the wall clock.
+    /// The heartbeat of the dispatcher.
+    pub progress: Progress,
+    /// When the daemon started.
     pub started_at: Millis,
-    /// And on the monotonic one.
-    pub started: Instant,
     /// True once the daemon stops.
     pub stopping: watch::Receiver<bool>,
 }

@@ -36,7 +36,8 @@ mod tests {
     #[test]
     fn the_page_fetches_nothing_from_elsewhere_and_marks_its_own_parts() {
         assert!(!PAGE.contains("src=") && !PAGE.contains("@import") && !PAGE.contains("innerHTML"));
-        let elsewhere = PAGE.match_indices("http").filter(|(at, _)| !PAGE[*at..].starts_with("http://www.w3.org/2000/svg"));
+        let elsewhere =
+            PAGE.match_indices("http").filter(|(at, _)| !PAGE[*at..].starts_with("http://www.w3.org/2000/svg"));
         assert_eq!(elsewhere.count(), 0);
         assert_eq!(PAGE.matches(NONCE).count(), PAGE.matches("<script").count() + PAGE.matches("<style").count());
     }

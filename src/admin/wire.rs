@@ -73,10 +73,10 @@ pub struct Watch {
     pub trouble: Option<String>,
     /// Since when an operator paused it.
     pub paused_since: Option<Millis>,
-    /// How new files are noticed: `events`, or `poll` and why.
-    pub backend: String,
-    /// Whether the kernel tells of writers: `yes`, or why not; `unknown` before the first file.
-    pub writer_check: String,
+    /// Why new files are looked for by polling; none: the kernel's events tell.
+    pub polls: Option<String>,
+    /// Whether the kernel tells of writers: `yes`, or why not; none before the first file.
+    pub writer_check: Option<String>,
     /// Paths that are settling: seen, and not yet quiet for long enough.
     pub settling: u64,
     /// Generations in each state, by the names of [`crate::job::STATE_NAMES`].
@@ -94,7 +94,7 @@ pub struct Pipeline {
     pub uri: String,
     /// Whether it takes files.
     pub up: bool,
-    /// Why not.
+    /// Why not, or that it fails on everything.
     pub trouble: Option<String>,
     /// How long it has been down, in seconds.
     pub down_seconds: Option<u64>,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::spool::Spool;
 use super::verdict::{self, Fault};
+use crate::board::Board;
 use crate::config::Retry;
 use crate::folder::Folder;
 use crate::fs::{Look, Root};
@@ -32,6 +33,8 @@ pub struct Tools {
     pub identity: Arc<Identity>,
     /// Results that wait for a folder that can be written.
     pub spool: Arc<Spool>,
+    /// What others see of the uploads in flight.
+    pub board: Arc<Board>,
     /// When a file is tried again.
     pub retry: Retry,
     /// Bounds all buffers in flight.

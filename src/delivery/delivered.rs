@@ -15,6 +15,7 @@ use super::blocking;
 use super::claimed::{Claimed, to_json};
 use super::result::{Temp, remove_error_file};
 use super::verdict::Fault;
+use crate::board::Posted;
 use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
@@ -22,6 +23,7 @@ use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
+use crate::meters::meters;
 use crate::show::Shown;
 use crate::sidecar::{self, Kind, ResultFile};
 
@@ -43,6 +45,8 @@ pub struct Sent {
     pub temp: Temp,
     /// The input as it was sent.
     pub seen: Seen,
+    /// What others see of the upload.
+    pub flight: Posted,
 }
 
 /// Where a result is now.
@@ -56,7 +60,7 @@ enum Placed {
 impl Claimed {
     /// Writes the result, then records the delivery.
     pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
-        let Sent { uploaded, sha256, dir, temp, seen } = sent;
+        let Sent { uploaded, sha256, dir, temp, seen, flight } = sent;
         let warning = uploaded.invalid_utf8.then(|| {
             "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
         });
@@ -91,6 +95,10 @@ impl Claimed {
             bytes = bytes_sent, seconds = upload_time, attempts = self.job.attempts + 1, result = %Shown(name.as_ref()),
             warning, "delivered"
         );
+        meters().file_ended(&self.folder.watch.name, "delivered");
+        meters().upload_duration.observe(flight.began.elapsed().as_secs_f64());
+        self.tools.board.succeeded(&self.folder.watch.pipeline, unix_millis());
+        drop(flight);
         self.delivered(sha256, &name, warning).await
     }
 
@@ -100,6 +108,7 @@ impl Claimed {
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
+        meters().file_ended(&self.folder.watch.name, "adopted");
         // That attempt may have been interrupted before this.
         self.remove_error_file(dir).await;
         self.delivered(sha256, sidecar.as_ref(), None).await

@@ -25,6 +25,7 @@ use super::spooled;
 use super::verdict::{Blame, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
 use crate::blocking::joined;
+use crate::board::Board;
 use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::crash;
@@ -33,6 +34,7 @@ use crate::identity::Identity;
 use crate::job::{Event, FileKey, Job, JobState};
 use crate::journal::{Failure, Journal};
 use crate::panics;
+use crate::pauses::Paused;
 use crate::progress::{BEAT_EVERY, Progress};
 use crate::show::Shown;
 
@@ -50,6 +52,7 @@ pub struct Dispatcher {
     in_flight: HashMap<tokio::task::Id, InFlight>,
     reports: mpsc::UnboundedReceiver<Report>,
     report_to: mpsc::UnboundedSender<Report>,
+    paused: watch::Receiver<Paused>,
     progress: Progress,
 }
 
@@ -70,21 +73,31 @@ struct Uploading {
     probe: bool,
 }
 
+/// What the dispatcher shares with the rest of the daemon.
+pub struct Shared {
+    /// The daemon's memory.
+    pub journal: Journal,
+    /// Who writes the results.
+    pub identity: Arc<Identity>,
+    /// Results that wait for a folder that can be written.
+    pub spool: Arc<Spool>,
+    /// What others see of the uploads in flight.
+    pub board: Arc<Board>,
+    /// What an operator paused.
+    pub paused: watch::Receiver<Paused>,
+    /// True once the daemon stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
 impl Dispatcher {
     /// A dispatcher for these watches and pipelines, given in the order of the configuration.
-    pub fn new(
-        config: Arc<Config>,
-        journal: Journal,
-        identity: Arc<Identity>,
-        spool: Arc<Spool>,
-        folders: &[Arc<Folder>],
-        lines: &[Arc<Line>],
-        stopping: watch::Receiver<bool>,
-    ) -> Self {
+    pub fn new(config: Arc<Config>, shared: Shared, folders: &[Arc<Folder>], lines: &[Arc<Line>]) -> Self {
+        let Shared { journal, identity, spool, board, paused, stopping } = shared;
         let tools = Tools {
             journal,
             identity,
             spool,
+            board,
             retry: config.retry.clone(),
             buffers: Arc::new(Semaphore::new(BUFFER_BYTES)),
             stopping,
@@ -99,6 +112,7 @@ impl Dispatcher {
             in_flight: HashMap::new(),
             reports,
             report_to,
+            paused,
             progress: Progress::default(),
         }
     }
@@ -129,12 +143,14 @@ impl Dispatcher {
         while !*stopping.borrow_and_update() {
             self.progress.beat();
             changes.mark_unchanged();
+            self.picker.obey(&self.paused.borrow_and_update());
             let wake = self.dispatch().await?;
             tokio::select! {
                 Some(report) = self.reports.recv() => self.report(&report),
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
                 Some(ended) = recoveries.join_next() => joined(ended).await?,
                 _ = changes.changed() => {}
+                _ = self.paused.changed() => {}
                 () = any_changed(&mut health) => {}
                 () = any_changed(&mut roots) => {}
                 () = tokio::time::sleep_until(wake.into()) => {}

@@ -16,6 +16,7 @@ use crate::crash;
 use crate::fs::base_name;
 use crate::job::{Event, Millis};
 use crate::journal::Failure;
+use crate::meters::meters;
 use crate::show::Shown;
 use crate::sidecar::{ErrorFile, Kind};
 
@@ -53,6 +54,12 @@ impl Claimed {
     pub async fn failed(&self, fault: Fault) -> Result<(), Failure> {
         let now = unix_millis();
         let spread = || verdict::after(now, REFUND_SPREAD.mul_f64(fastrand::f64()));
+        match &fault {
+            // That one is counted where it is charged.
+            Fault::File(_) => {}
+            Fault::Vanished => meters().file_ended(&self.folder.watch.name, "vanished"),
+            other => self.count_retry(other.kind()),
+        }
         let event = match fault {
             Fault::Pipeline(error) | Fault::TaskDied(error) => {
                 Event::Retry { due: spread(), error: short(error), charged: false }
@@ -93,6 +100,10 @@ impl Claimed {
         self.apply(event).await.map(drop)
     }
 
+    fn count_retry(&self, kind: &str) {
+        meters().retries.with_label_values(&[&self.folder.watch.pipeline, kind]).inc();
+    }
+
     /// The longer a file cannot be read, the more rarely it is looked at; it is said once for each reason.
     fn blocked(&self, error: String, now: Millis) -> Event {
         let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
@@ -112,6 +123,7 @@ impl Claimed {
         let error = short(blame.error.clone());
         let (watch, path) = (&self.folder.watch.name, &self.job.path);
         if charge == Charge::Free {
+            self.count_retry("failing");
             tracing::warn!(%watch, path = %Shown(path), reason = %error, "failed as all files do; tried again, at no attempt");
             let due = verdict::after(now, REFUND_SPREAD.mul_f64(fastrand::f64()));
             self.apply(Event::Retry { due, error: error.clone(), charged: false }).await?;
@@ -124,6 +136,7 @@ impl Claimed {
             let due = if charge == Charge::Probe { verdict::after(now, self.tools.retry.max) } else { due };
             let seconds = (due - now) / 1000;
             tracing::warn!(%watch, path = %Shown(path), attempts, seconds, reason = %error, "failed; tried again");
+            self.count_retry("file");
             self.apply(Event::Retry { due, error: error.clone(), charged: true }).await?;
             return Ok(Blamed { charged: true, error });
         }
@@ -137,6 +150,7 @@ impl Claimed {
         };
         crash::point("failed.placed");
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
+        meters().file_ended(watch, "failed");
         let given_up = self.apply(Event::Fail { error: error.clone(), sidecar: Some(sidecar), charged: true }).await?;
         crash::point("failed.recorded");
         if let Some(job) = given_up

@@ -32,6 +32,8 @@ pub(super) struct Lane {
     pub(super) folder: Arc<Folder>,
     /// Index of its pipeline.
     pub(super) pipeline: usize,
+    /// An operator paused it.
+    pub(super) paused: bool,
     /// With their due times.
     at_hand: VecDeque<(FileKey, Millis)>,
     /// Whose spooled result was tried last: one that no folder takes must not keep the others back.
@@ -51,13 +53,13 @@ pub(super) enum Head {
 impl Lane {
     /// The lane of a watch to its pipeline.
     pub(super) fn new(folder: Arc<Folder>, pipeline: usize) -> Self {
-        Self { folder, pipeline, at_hand: VecDeque::new(), tried: None }
+        Self { folder, pipeline, paused: false, at_hand: VecDeque::new(), tried: None }
     }
 
     /// The root, unless the watch cannot send now.
     pub(super) fn root(&self, journal: &Journal, now: Instant, wake: &mut Wake) -> Option<Arc<Root>> {
-        // What the pipeline did last for this watch waits to be written down: nothing more is asked of it.
-        if self.has_spooled(journal) {
+        // Nor is anything asked of the pipeline while what it did last for this watch waits to be written down.
+        if self.paused || self.has_spooled(journal) {
             return None;
         }
         let root = self.folder.root()?;

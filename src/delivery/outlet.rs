@@ -4,7 +4,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::failing::{Failed, IN_A_ROW, Refund, Streak};
 use super::limits::{ByteLimit, FileLimit};
@@ -24,6 +24,10 @@ pub(super) struct Outlet {
     /// Its limit of files, and whether the next file is paid for already.
     pub(super) files: Option<FileLimit>,
     pub(super) files_paid: bool,
+    /// Since when a limit of files has made ready work wait.
+    pub(super) throttled: Option<Instant>,
+    /// An operator paused it.
+    pub(super) paused: bool,
     /// The byte limits that apply.
     pub(super) bytes: Vec<Arc<ByteLimit>>,
     /// The session that `slots` knows.
@@ -53,6 +57,8 @@ impl Outlet {
             slots: Slots::new(limits.max_concurrent_uploads),
             files: limits.files_per_second.and_then(FileLimit::new),
             files_paid: false,
+            throttled: None,
+            paused: false,
             bytes,
             session: None,
             streak: Streak::default(),

@@ -23,6 +23,8 @@ use crate::folder::Folder;
 use crate::fs::Root;
 use crate::job::{FileKey, JobState, Millis};
 use crate::journal::{Failure, Journal};
+use crate::meters::meters;
+use crate::pauses::{Paused, Subject};
 use crate::progress::BEAT_EVERY;
 
 /// No job waits longer than this for another reason than its own failures.
@@ -115,6 +117,16 @@ impl Picker {
         }
     }
 
+    /// Leaves alone from now on what an operator paused, and nothing else.
+    pub(super) fn obey(&mut self, paused: &Paused) {
+        for lane in &mut self.lanes {
+            lane.paused = paused.contains_key(&Subject::Watch(lane.folder.watch.name.clone()));
+        }
+        for outlet in &mut self.outlets {
+            outlet.paused = paused.contains_key(&Subject::Pipeline(outlet.line.config.name.clone()));
+        }
+    }
+
     /// The clock of all slots.
     fn clock(&self) -> Duration {
         self.started.elapsed()
@@ -172,7 +184,7 @@ impl Picker {
         let lane = &mut self.lanes[index];
         let outlet = &mut self.outlets[lane.pipeline];
         let Some(root) = lane.root(&self.journal, now, wake) else { return Ok(None) };
-        let Some(session) = outlet.line.session() else { return Ok(None) };
+        let Some(session) = outlet.line.session().filter(|_| !outlet.paused) else { return Ok(None) };
         let known = outlet.session.as_ref();
         if known.is_none_or(|known| known.number != session.number) {
             let same_task = known.is_some_and(|known| known.task_started == session.task_started);
@@ -231,6 +243,7 @@ impl Picker {
                 match limit.take() {
                     Ok(()) => *paid = true,
                     Err(wait) => {
+                        outlet.throttled.get_or_insert(now);
                         wake.at(now + wait);
                         return false;
                     }
@@ -238,6 +251,9 @@ impl Picker {
             }
         }
         (outlet.files_paid, self.files_paid) = (false, false);
+        if let Some(since) = outlet.throttled.take() {
+            meters().throttled(&outlet.line.config.name, "files", now.saturating_duration_since(since));
+        }
         true
     }
 

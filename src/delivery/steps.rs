@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
@@ -16,11 +16,13 @@ use super::claimed::Claimed;
 use super::limits::take_bytes;
 use super::verdict::{self, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
+use crate::board::{Phase, Posted};
 use crate::client::Error;
 use crate::client::upload::Steps;
 use crate::crash;
 use crate::fs::{Dir, Seen, base_name};
 use crate::lease::Writers;
+use crate::meters::meters;
 
 /// A file, by descriptor and by name.
 #[derive(Clone)]
@@ -77,11 +79,22 @@ pub(super) struct Checks<'a> {
     pub(super) largest: usize,
     /// The byte budget was taken before the open: the file goes in one write.
     pub(super) prepaid: bool,
+    /// What others see of it.
+    pub(super) flight: &'a Posted,
     /// Its share of all buffers.
     pub(super) buffer: Option<OwnedSemaphorePermit>,
 }
 
 impl Checks<'_> {
+    /// Waits until the limits of bytes let so many go.
+    async fn take_bytes(&self, bytes: u64) {
+        let began = Instant::now();
+        take_bytes(&self.worker.byte_limits, bytes).await;
+        if !self.worker.byte_limits.is_empty() {
+            meters().throttled(&self.worker.line.config.name, "bytes", began.elapsed());
+        }
+    }
+
     async fn unchanged(&mut self) -> Result<(), Error> {
         let (file, claimed) = (self.file.clone(), self.worker.claimed.clone());
         blocking(move || file.unchanged(&claimed)).await.map_err(|fault| {
@@ -94,13 +107,14 @@ impl Checks<'_> {
 impl Steps for Checks<'_> {
     async fn opening(&mut self) -> Result<(), Error> {
         if self.prepaid {
-            take_bytes(&self.worker.byte_limits, self.largest as u64).await;
+            self.take_bytes(self.largest as u64).await;
         }
         Ok(())
     }
 
     async fn granted(&mut self, _waited: Duration) -> Result<(), Error> {
         self.granted.store(true, Ordering::Release);
+        self.flight.enter(Phase::Sending);
         let _ = self.worker.reports.send(Report::Granted(self.worker.id));
         self.worker.line.granted(self.worker.session.number);
         let share = u32::try_from(self.largest.min(BUFFER_BYTES)).unwrap_or(u32::MAX);
@@ -113,16 +127,22 @@ impl Steps for Checks<'_> {
 
     async fn before_write(&mut self, chunk: &[u8]) -> Result<(), Error> {
         if !self.prepaid {
-            take_bytes(&self.worker.byte_limits, chunk.len() as u64).await;
+            self.take_bytes(chunk.len() as u64).await;
         }
         self.hasher.update(chunk);
         Ok(())
+    }
+
+    fn written(&mut self, total: u64) {
+        let more = self.flight.set_sent(total);
+        meters().uploaded_bytes.with_label_values(&[&self.worker.line.config.name]).inc_by(more);
     }
 
     async fn before_close(&mut self, _bytes_sent: u64) -> Result<(), Error> {
         // Everything is acknowledged: what follows may take hours and needs no buffer.
         self.buffer = None;
         self.unchanged().await?;
+        self.flight.enter(Phase::Processing);
         crash::point("upload.closing");
         Ok(())
     }

@@ -39,6 +39,24 @@ pub enum Fault {
     File(Blame),
 }
 
+impl Fault {
+    /// Stable name of whose fault it is, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pipeline(_) => "pipeline",
+            Self::TaskDied(_) => "task-died",
+            Self::Host(_) => "host",
+            Self::Descriptors(_) => "descriptors",
+            Self::Stalled(_) => "stalled",
+            Self::Blocked(_) => "blocked",
+            Self::Changed(_) => "changed",
+            Self::Vanished => "vanished",
+            Self::Stopping => "stopping",
+            Self::File(_) => "file",
+        }
+    }
+}
+
 /// What is wrong with a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blame {

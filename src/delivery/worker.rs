@@ -29,6 +29,7 @@ use super::result::Temp;
 use super::slots::UploadId;
 use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
+use crate::board::Phase;
 use crate::client::upload::{Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
 use crate::crash;
@@ -200,6 +201,8 @@ impl Worker {
 
         let size = seen.generation.size;
         let largest = what.largest_write(size);
+        let (board, pipeline) = (&self.claimed.tools.board, &self.line.config.name);
+        let flight = board.begin(self.id, &watch.name, self.claimed.job.path.clone(), pipeline, size);
         let source = match file.try_clone() {
             Ok(file) => file,
             Err(error) => return verdict::of_file("cannot open the file once more", &error).into(),
@@ -215,6 +218,7 @@ impl Worker {
             granted: granted.clone(),
             largest,
             prepaid: largest as u64 == size,
+            flight: &flight,
             buffer: None,
         };
         let sent = tokio::select! {
@@ -231,7 +235,8 @@ impl Worker {
             Ok(uploaded) => {
                 crash::point("upload.closed");
                 let sha256 = steps.hasher.finalize().into();
-                End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen }))
+                flight.enter(Phase::Recording);
+                End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen, flight }))
             }
             Err(UploadError { step, error, pipe_left, os_error, too_large_for_link, .. }) => {
                 let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));

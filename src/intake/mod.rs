@@ -42,6 +42,7 @@ use crate::fs::{Mounts, Root, RootId, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
+use crate::meters::meters;
 use crate::show::Shown;
 use crate::sidecar;
 
@@ -103,6 +104,14 @@ impl Backend {
                 Self::Poll("a network filesystem raises no events for changes by others")
             }
             Detect::Auto | Detect::Events => Self::Events,
+        }
+    }
+
+    /// Why it polls, if it does.
+    fn polls(self) -> Option<&'static str> {
+        match self {
+            Self::Events => None,
+            Self::Poll(why) => Some(why),
         }
     }
 
@@ -266,7 +275,13 @@ impl Intake {
                 }
                 () = self.folder.rescan_asked_for() => rounds.rescan_now(),
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
-                Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
+                Some(rel) = found.recv(), if !self.settling.is_full() => {
+                    // The first walk is not about events that were missed.
+                    if self.folder.is_scanned() && self.settling.quiet(&rel).is_none() {
+                        meters().files_found_by_scan.with_label_values(&[&watch.name]).inc();
+                    }
+                    self.notice(&rel);
+                }
                 () = sleep_until(look_at) => {
                     for folder in self.settle(&root).await? {
                         rounds.appeared(folder);
@@ -300,6 +315,7 @@ impl Intake {
                 Err(error) => backend = self.fall_back(&error),
             }
         }
+        self.folder.set_polls(backend.polls());
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(root.path()), filesystem = %root.kind().name, ?backend,
             "watching"
@@ -321,7 +337,9 @@ impl Intake {
 
     fn fall_back(&self, error: &WatchError) -> Backend {
         tracing::warn!(watch = %self.folder.watch.name, %error, "falling back to polling for this watch");
-        Backend::Poll("watches ran out")
+        let backend = Backend::Poll("watches ran out");
+        self.folder.set_polls(backend.polls());
+        backend
     }
 
     fn walked(&self, report: &Report) {

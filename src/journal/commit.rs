@@ -19,6 +19,7 @@ use super::view::{Shared, Watch, sum};
 use super::{Failure, layout, record};
 use crate::crash;
 use crate::job::{self, Event, FileKey, Generation, Job, Refused, WatchId};
+use crate::meters::meters;
 use crate::panics;
 
 /// A batch takes no further operation once it has this many events.
@@ -120,10 +121,12 @@ impl Writer {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        self.shared.set_busy(Some(Instant::now()));
+        let began = Instant::now();
+        self.shared.set_busy(Some(began));
         let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(works)))
             .unwrap_or_else(|panic| Err(Failure::Panicked { message: panics::message(panic.as_ref()).to_owned() }));
         self.shared.set_busy(None);
+        meters().journal_commit_duration.observe(began.elapsed().as_secs_f64());
         if let Err(failure) = &result {
             self.shared.fail(failure.clone());
         }

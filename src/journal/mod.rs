@@ -260,6 +260,11 @@ impl Journal {
         self.inner.shared.changes.subscribe()
     }
 
+    /// Why nothing more is accepted, if that is so.
+    pub fn failure(&self) -> Option<Failure> {
+        self.inner.shared.failure()
+    }
+
     /// Resolves when a commit failed or is overdue: the daemon must stop. Never resolves for a journal that was closed.
     pub async fn failed(&self) -> Failure {
         let shared = &self.inner.shared;

@@ -22,32 +22,38 @@ const RULES: &[(&str, &[&str])] = &[
     ("telemetry", &["config", "show"]),
     ("sandbox", &["client"]),
     ("sidecar", &["clock", "fs", "identity", "job"]),
-    ("journal", &["clock", "crash", "job", "panics", "show"]),
+    ("journal", &["clock", "crash", "job", "meters", "panics", "show"]),
     ("folder", &["config", "crash", "fs", "job", "sidecar"]),
     (
         "intake",
         &[
-            "blocking", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease", "show",
-            "sidecar",
+            "blocking", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease", "meters",
+            "show", "sidecar",
         ],
     ),
     (
         "delivery",
         &[
-            "blocking", "client", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal", "lease",
-            "panics", "progress", "show", "sidecar",
+            "blocking", "board", "client", "clock", "config", "crash", "folder", "fs", "identity", "job", "journal",
+            "lease", "meters", "panics", "pauses", "progress", "show", "sidecar",
         ],
     ),
     ("board", &["job"]),
     ("meters", &[]),
     ("pauses", &["fs", "job"]),
-    ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
+    (
+        "admin",
+        &[
+            "blocking", "board", "clock", "config", "delivery", "folder", "identity", "job", "journal", "meters",
+            "panics", "pauses", "progress", "show",
+        ],
+    ),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "admin", "blocking", "clock", "config", "crash", "delivery", "folder", "identity", "intake", "journal",
-            "lease", "once", "panics", "pauses", "progress", "service", "show",
+            "admin", "blocking", "board", "clock", "config", "crash", "delivery", "folder", "identity", "intake",
+            "journal", "lease", "once", "panics", "pauses", "progress", "service", "show",
         ],
     ),
     (
