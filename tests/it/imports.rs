@@ -17,7 +17,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),
     ("sandbox", &["client"]),
-    ("sidecar", &["clock", "fs", "identity", "job"]),
+    ("sidecar", &["clock", "fs", "identity", "job", "show"]),
     ("journal", &["clock", "job", "show"]),
     ("folder", &["config", "fs", "sidecar"]),
     (
