@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::config::OnSuccess;
 use crate::folder::Folder;
-use crate::fs::{Dir, Root, Seen, base_name};
+use crate::fs::{Access, Dir, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
@@ -255,20 +255,35 @@ fn target_name(input: &OsStr, sha256: &ContentHash, n: u8) -> OsString {
 fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Result<Dir> {
     let dir = if let Ok(inner) = target.strip_prefix(&folder.watch.path) {
         // Beneath the inbox, where strangers write: every step is checked.
-        descend(root.dir(Path::new(""))?, inner)?
+        let mut dir = root.dir(Path::new(""))?;
+        let like = dir.access()?;
+        for component in inner.components() {
+            dir = dir.make_dir(plain(component)?, &like)?;
+        }
+        dir
     } else {
         std::fs::create_dir_all(target)?;
         Dir::open(target)?
     };
-    descend(dir, rel.parent().unwrap_or(Path::new("")))
+    mirror(root, dir, rel.parent().unwrap_or(Path::new("")))
 }
 
-fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {
+/// Makes the folders on the way to `path` beneath the target, each no more open than the one that it mirrors: what was
+/// in a private folder stays in one.
+fn mirror(root: &Root, mut dir: Dir, path: &Path) -> io::Result<Dir> {
+    let mut model = root.dir(Path::new("")).ok();
     for component in path.components() {
-        let Component::Normal(name) = component else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain"));
-        };
-        dir = dir.make_dir(name)?;
+        let name = plain(component)?;
+        model = model.and_then(|model| model.subdir(name).ok());
+        let like = model.as_ref().and_then(|model| model.access().ok());
+        dir = dir.make_dir(name, &like.unwrap_or_else(Access::none))?;
     }
     Ok(dir)
+}
+
+fn plain(component: Component<'_>) -> io::Result<&OsStr> {
+    match component {
+        Component::Normal(name) => Ok(name),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain")),
+    }
 }

@@ -66,7 +66,7 @@ impl Claimed {
         };
         let content = Arc::new(to_json(&file));
         drop(file);
-        let name = match self.place(&content, &dir, temp, &seen).await {
+        let name = match self.place(&content, &dir, temp).await {
             Ok(name) => name,
             Err(fault) => return self.failed(fault).await,
         };
@@ -156,20 +156,20 @@ impl Claimed {
     /// Places a result for as long as it takes: what the pipeline did is not paid for twice.
     ///
     /// Fails only if the daemon stops, or the input is gone with its folder: then there is no place for a result.
-    async fn place(&self, content: &Arc<Vec<u8>>, dir: &Arc<Dir>, temp: Temp, seen: &Seen) -> Result<OsString, Fault> {
+    async fn place(&self, content: &Arc<Vec<u8>>, dir: &Arc<Dir>, temp: Temp) -> Result<OsString, Fault> {
         let mut stopping = self.tools.stopping.clone();
         let mut begun = Some(temp);
         let mut waiting = None;
         loop {
-            let (claimed, dir, content, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
+            let (claimed, dir, content, temp) = (self.clone(), dir.clone(), content.clone(), begun.take());
             let placed = blocking(move || {
-                let identity = &claimed.tools.identity;
+                let (identity, input) = (&claimed.tools.identity, base_name(&claimed.job.path));
                 let place = || -> io::Result<_> {
                     let temp = match temp {
                         Some(temp) => temp,
-                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?,
+                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), input, identity.uid)?,
                     };
-                    temp.place(&content, base_name(&claimed.job.path), Kind::Result, identity)
+                    temp.place(&content, input, Kind::Result, identity)
                 };
                 place().map_err(|error| {
                     let gone = error.kind() == io::ErrorKind::NotFound

@@ -10,7 +10,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use super::{FsKind, Look, Seen, stat_fd};
+use super::{Access, FsKind, Look, Seen, stat_fd};
 use crate::lease::{self, Writers};
 
 /// A directory beneath a root, held open.
@@ -127,15 +127,31 @@ impl Dir {
         Ok(File::from(rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))?))
     }
 
-    /// Opens a directory in this one, which is made if it is missing; a link is refused.
-    pub fn make_dir(&self, name: &OsStr) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) => self.sync()?,
-            Err(Errno::EXIST) => {}
+    /// Opens a directory in this one, which is made if it is missing; a link is refused. One that is made is open to
+    /// nobody more than `like` says.
+    pub fn make_dir(&self, name: &OsStr, like: &Access) -> io::Result<Self> {
+        let made = match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
+        };
+        let dir = self.subdir(name)?;
+        if made {
+            like.give(&dir.fd, 0o7, 0o7);
+            self.sync()?;
         }
+        Ok(dir)
+    }
+
+    /// Opens a directory in this one; a link is refused.
+    pub fn subdir(&self, name: &OsStr) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self { fd: rustix::fs::openat(&self.fd, name, flags, Mode::empty())?, kind: self.kind })
+    }
+
+    /// Who may do what in it.
+    pub fn access(&self) -> io::Result<Access> {
+        Access::of(&self.fd)
     }
 
     /// Whether anybody has an open file of this directory open for writing, where the kernel can tell.

@@ -7,6 +7,7 @@
 //!
 //! Every call here is a blocking system call. It must not know of watches, jobs' states or pipelines.
 
+mod access;
 mod dir;
 mod kind;
 
@@ -20,6 +21,7 @@ use std::sync::Mutex;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+pub use self::access::Access;
 pub use self::dir::{Dir, Entry, EntryKind};
 pub use self::kind::FsKind;
 use crate::job::Generation;
@@ -162,7 +164,7 @@ impl Root {
         for (mount, dev) in mounts.iter().filter(|(mount, _)| rel.starts_with(mount)) {
             match self.dir(mount).and_then(|dir| dir.device()) {
                 Ok(now) if now == *dev => {}
-                Ok(_) => return Look::Unknown(io::Error::other(format!("{} is no longer mounted", mount.display()))),
+                Ok(_) => return Look::Unknown(io::Error::other(format!("{mount:?} is no longer mounted"))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Look::Unknown(error),
             }

@@ -235,6 +235,7 @@ async fn a_result_is_never_more_readable_than_its_input() {
         // To their owner they are writable: they may be replaced.
         assert_eq!(result & !(mode | 0o600), 0, "{result:o} for {mode:o}");
         assert_eq!(result & 0o600, 0o600, "{result:o} for {mode:o}");
+        assert_eq!(result & 0o022, 0, "nobody else makes it say what was never delivered: {result:o} for {mode:o}");
     }
     drop(engine);
 }

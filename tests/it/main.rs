@@ -15,6 +15,7 @@ mod failures;
 mod faults;
 mod harness;
 mod host_faults;
+mod hostile;
 mod imports;
 mod limits;
 mod main_job;
