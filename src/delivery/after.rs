@@ -2,7 +2,8 @@
 //!
 //! Between "this is the file that was delivered" and "remove it", a writer may replace it. So it is first
 //! renamed, without replacing anything, to a hidden name that nobody else uses; what stands there is compared
-//! with what was delivered; only then it goes. On a difference it is renamed back.
+//! with what was delivered; only then it goes. On a difference it is renamed back, to a name like its own if that is
+//! taken by then: under the hidden one nobody would see it, and it would never be sent.
 //!
 //! A crash at any step is finished at the next start: with a record the steps are simply taken again; without
 //! one (the journal was thrown away) the result file beside it names the object and says what it was.
@@ -17,10 +18,11 @@ use uuid::Uuid;
 
 use crate::config::OnSuccess;
 use crate::folder::Folder;
-use crate::fs::{Access, Dir, Root, Seen, base_name};
+use crate::fs::{Access, Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
+use crate::show::Shown;
 use crate::sidecar::{self, Kind};
 
 /// How many names are tried at a move's target.
@@ -53,7 +55,22 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     let dir = root.parent(rel)?;
     let name = base_name(rel);
     let hidden = sidecar::hidden_name(delivered.object_id);
-    if !dir.exists(&hidden)? {
+    let is_hidden = match dir.look(&hidden) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+        Ok(Look::File(seen)) if is_delivered(&seen, &delivered.generation) => true,
+        // Not what was delivered: it may be somebody's only copy, and under this name it would never be sent.
+        Ok(Look::File(_)) => {
+            reveal(&dir, &hidden, name)?;
+            false
+        }
+        Ok(_) => {
+            let why =
+                format!("{} stands in the way, and is no file: remove it, then touch this file", hidden.display());
+            return Ok(Outcome::Kept(why));
+        }
+    };
+    if !is_hidden {
         if folder.watch.on_success == OnSuccess::Keep {
             return Ok(Outcome::Kept(String::new()));
         }
@@ -78,10 +95,11 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     }
     let same = dir.file(&hidden)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation));
     if !same {
-        return put_back(&dir, &hidden, name).map(|()| Outcome::Kept("another file came to its place".into()));
+        return reveal(&dir, &hidden, name).map(|()| Outcome::Kept("another file came to its place".into()));
     }
     if is_written(&dir, &hidden)? {
-        put_back(&dir, &hidden, name)?;
+        // What is written now is not what was delivered any more.
+        reveal(&dir, &hidden, name)?;
         return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
     }
     match &folder.watch.on_success {
@@ -96,7 +114,7 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             Err(error) => {
                 put_back(&dir, &hidden, name)?;
                 if error.kind() == io::ErrorKind::CrossesDevices {
-                    return Ok(Outcome::Kept(format!("{} is on another filesystem", target.display())));
+                    return Ok(Outcome::Kept(format!("{} is on another filesystem", Shown(target))));
                 }
                 Err(error)
             }
@@ -173,10 +191,40 @@ fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
         Ok(()) => dir.sync(),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("its name is taken by now; the delivered file stays as {}", hidden.display()),
+            format!(
+                "its name is taken by now; the delivered file stays as {}: rename or remove that",
+                hidden.display()
+            ),
         )),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a file that is not known to be delivered its name back, or one like it if that is taken: it is to be seen, and
+/// sent.
+fn reveal(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
+    for n in 0..MOVE_NAMES {
+        let salt = *Uuid::new_v4().as_bytes();
+        let other = sidecar::disambiguated(name, &[salt, salt].concat().try_into().unwrap_or_default());
+        let to = if n == 0 { name } else { &other };
+        match dir.rename_new(hidden, dir, to) {
+            Ok(()) => {
+                let shown = |name: &OsStr| Shown(Path::new(name)).to_string();
+                tracing::warn!(
+                    from = shown(hidden),
+                    to = shown(to),
+                    "a file that is not the delivered one stood at the name of a post-action; it has a name of its own again"
+                );
+                return dir.sync();
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("rename {} by hand: every name is taken", hidden.display()),
+    ))
 }
 
 fn move_to(
@@ -188,7 +236,9 @@ fn move_to(
     hidden: &OsStr,
     delivered: &Delivered,
 ) -> io::Result<()> {
-    let to = target_dir(folder, root, target, rel)?;
+    let to = target_dir(folder, root, target, rel).map_err(|error| {
+        io::Error::new(error.kind(), format!("no folder to move it to, in {}: {error}", Shown(target)))
+    })?;
     for n in 0..MOVE_NAMES {
         let name = target_name(base_name(rel), &delivered.sha256, n);
         match dir.rename_new(hidden, &to, &name) {
@@ -201,7 +251,7 @@ fn move_to(
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", target.display())))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", Shown(target))))
 }
 
 /// After a crash between the move of the input and that of its result: the result follows.

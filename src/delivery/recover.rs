@@ -39,7 +39,7 @@ pub async fn hidden_files(folder: Arc<Folder>, tools: Arc<Tools>) {
             ),
             Ok(Recovery::Unknown) => tracing::warn!(
                 watch = %watch.name, path = %Shown(&hidden),
-                "a file in the middle of a post-action that nothing is known about; it is left as it is"
+                "a file in the middle of a post-action that nothing is known about is left as it is: give it a name of its own to have it sent, or remove it"
             ),
             Err(error) => {
                 tracing::warn!(watch = %watch.name, path = %Shown(&hidden), %error, "cannot finish a post-action");
