@@ -76,8 +76,8 @@ impl Access {
             group = others;
         }
         let (umask, most) = (umask(), u32::from(most));
-        let mode = ((group & most) << 3 | (others & most)) & !umask | u32::from(owner) << 6;
-        let _ = rustix::fs::fchmod(&fd, Mode::from_raw_mode(mode));
+        let bits = ((group & most) << 3 | (others & most)) & !umask | u32::from(owner) << 6;
+        let _ = rustix::fs::fchmod(&fd, Mode::from_raw_mode(bits));
     }
 }
 

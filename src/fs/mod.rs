@@ -5,6 +5,10 @@
 //! with `O_NOFOLLOW | O_NONBLOCK`, and only a regular file is read. Acting on a file goes through its
 //! parent's descriptor, so a folder that is renamed meanwhile takes the action along.
 //!
+//! A hard link is a file like any other: whose it was first cannot be told, and uploads that are renamed into place by a
+//! link and an unlink have two names for a while. So one is read as far as the daemon may read it; that nobody links
+//! what he may not read and write himself is the kernel's to forbid (`fs.protected_hardlinks`, which `check` looks at).
+//!
 //! Every call here is a blocking system call. It must not know of watches, jobs' states or pipelines.
 
 mod access;
@@ -164,7 +168,7 @@ impl Root {
         for (mount, dev) in mounts.iter().filter(|(mount, _)| rel.starts_with(mount)) {
             match self.dir(mount).and_then(|dir| dir.device()) {
                 Ok(now) if now == *dev => {}
-                Ok(_) => return Look::Unknown(io::Error::other(format!("{mount:?} is no longer mounted"))),
+                Ok(_) => return Look::Unknown(io::Error::other(format!("{} is no longer mounted", mount.display()))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Look::Unknown(error),
             }

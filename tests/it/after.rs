@@ -308,7 +308,8 @@ async fn a_file_that_got_stuck_at_a_hidden_name_is_sent_and_hinders_nothing() {
             std::fs::rename(host.write("stuck", "somebody's only copy"), hidden).unwrap();
         };
         let (host, engine, daemon, hidden) = with_something_at_the_hidden_name(extra, put).await;
-        let none_left = || files(&host.inbox()).iter().all(|name| name.starts_with("done/") || name.ends_with(".json"));
+        let none_left =
+            || files(&host.inbox()).iter().all(|name| name.starts_with("done/") || name.contains(".result."));
         wait_for("all inputs to go", || engine.delivered() == 3 && none_left()).await;
         assert!(!hidden.exists());
         let sent: Vec<_> = engine.deliveries().into_iter().map(|delivery| delivery.sha256).collect();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
+use rocketride_ingest::sandbox::{Delivery, Effect, Rule, Sandbox};
 
 use crate::harness::{Daemon, Host, delivered_as, delivered_names, engine, sha256, wait_for, writers_are_seen};
 
@@ -455,7 +455,7 @@ async fn names_of_one_file_are_delivered_each_and_removed_each() {
         daemon.stop().await;
         let (one, two) = (delivered_as(&engine, "one.txt"), delivered_as(&engine, "two.txt"));
         assert_ne!(one[0].object_id, two[0].object_id);
-        assert!(one.iter().chain(&two).all(|delivery| delivery.complete()));
+        assert!(one.iter().chain(&two).all(Delivery::complete));
         assert_eq!(two.len(), 1, "{two:?}");
     }
 }
