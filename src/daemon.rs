@@ -15,11 +15,13 @@ use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::admin::{self, Desk, Running};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::delivery::dispatch::Dispatcher;
 use crate::delivery::pipeline::Line;
+use crate::delivery::spool::{Spool, SpoolError};
 use crate::folder::{Availability, Folder};
 use crate::identity::{Identity, IdentityError};
 use crate::intake::Intake;
@@ -27,6 +29,7 @@ use crate::intake::overlap::{self, Roots};
 use crate::journal::{Failure, Journal, OpenError};
 use crate::lease;
 use crate::once::{self, Once};
+use crate::pauses::{Pauses, PausesError};
 
 /// How often a long phase asks the service manager for more time, and how much.
 const EXTEND_EVERY: Duration = Duration::from_secs(5);
@@ -61,6 +64,12 @@ pub enum DaemonError {
     /// The instance id is not to be had.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// What an operator paused is not to be had.
+    #[error(transparent)]
+    Pauses(#[from] PausesError),
     /// The journal failed while running.
     #[error("{0}; the daemon stops, because what it cannot remember it must not do")]
     Journal(#[from] Failure),
@@ -79,6 +88,8 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
     let accept = options.accept_new_instance;
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
+    let spool = Arc::new(Spool::open(&config.state, identity.clone())?);
+    let pauses = Arc::new(Pauses::load(&config.state.directory)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
     let recovered = extending("recovering", journal.recover(&watches, unix_millis())).await?;
     tracing::info!(
@@ -109,7 +120,23 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         });
     }
     let (stopping, stopped) = watch::channel(false);
-    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, &folders, &lines, stopped);
+    let running = Running { config: config.clone(), folders: folders.clone(), lines: lines.clone() };
+    let running = watch::Sender::new(Arc::new(running));
+    let desk = Arc::new(Desk {
+        running: running.subscribe(),
+        journal: journal.clone(),
+        identity: identity.clone(),
+        pauses,
+        started_at: unix_millis(),
+        started: Instant::now(),
+        stopping: stopped.clone(),
+    });
+    let listen = config.admin.clone();
+    supervised.spawn(async move {
+        admin::listen::serve(&listen, admin::api::router(desk)).await;
+        Ok(())
+    });
+    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, spool, &folders, &lines, stopped);
     let mut dispatcher = tokio::spawn(dispatcher.run());
 
     let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::config::Watch;
 use crate::fs::{Dir, Root};
@@ -42,6 +42,8 @@ pub struct Folder {
     temps: Mutex<HashSet<OsString>>,
     /// Results of this watch that the pipeline gave and that cannot be written now.
     unplaced: AtomicU64,
+    /// An operator wants the folder walked at once.
+    rescan: Notify,
     /// Hidden names without a record, found by a scan.
     orphans: Mutex<Vec<PathBuf>>,
 }
@@ -77,6 +79,7 @@ impl Folder {
             hold: Mutex::default(),
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
+            rescan: Notify::new(),
             orphans: Mutex::default(),
         };
         (Arc::new(folder), receiver)
@@ -175,6 +178,16 @@ impl Folder {
     /// Whether results are waiting to be written.
     pub fn has_unplaced(&self) -> bool {
         self.unplaced.load(Ordering::Acquire) > 0
+    }
+
+    /// Asks intake to walk the whole folder at once.
+    pub fn ask_for_rescan(&self) {
+        self.rescan.notify_one();
+    }
+
+    /// Resolves when somebody asked for that.
+    pub async fn rescan_asked_for(&self) {
+        self.rescan.notified().await;
     }
 
     /// Remembers a hidden file without a record.

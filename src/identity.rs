@@ -81,7 +81,9 @@ impl Identity {
             }
             (_, configured) => {
                 let instance = configured.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-                write_durably(state_dir, &instance).map_err(io_error)?;
+                Dir::open(state_dir)
+                    .and_then(|dir| dir.write_whole(FILE.as_ref(), format!("{instance}\n").as_bytes()))
+                    .map_err(io_error)?;
                 instance
             }
         };
@@ -99,21 +101,6 @@ impl Identity {
         name.extend_from_slice(rel.as_os_str().as_bytes());
         Uuid::new_v5(&namespace, &name)
     }
-}
-
-fn write_durably(state_dir: &Path, instance: &str) -> io::Result<()> {
-    use std::io::Write;
-    let dir = Dir::open(state_dir)?;
-    let temp = format!(".{FILE}.new");
-    match dir.unlink(temp.as_ref()) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = dir.create_new(temp.as_ref(), 0o600)?;
-    writeln!(file, "{instance}")?;
-    file.sync_all()?;
-    dir.replace(temp.as_ref(), FILE.as_ref())?;
-    dir.sync()
 }
 
 #[cfg(test)]

@@ -10,12 +10,14 @@
 //! | module | is about |
 //! |---|---|
 //! | `cli` | one file a command; the only place that prints |
+//! | `admin` | what an operator sees of the running daemon, and may do to it |
 //! | `daemon`, `once` | all wiring and supervision; when `--once` is over |
 //! | `delivery` | a pending job becomes a result beside its input |
 //! | `intake` | a file on disk becomes a settled candidate in the journal |
 //! | `folder` | what intake and delivery share about one watch |
 //! | `journal` | the daemon's memory: durable states of every path, the only user of sled |
 //! | `sidecar`, `identity` | the files beside an input; who wrote them |
+//! | `pauses` | what an operator paused |
 //! | `config` | what was written -> what the daemon uses |
 //! | `job` | generations, states, and the whole table of transitions: pure |
 //! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
@@ -29,7 +31,7 @@
 //!  -> dispatcher: watch and pipeline healthy? slot? limits? -> journal: Sending
 //!  -> worker: open beneath the root, same generation? -> temp file of the result -> open pipe -> same? -> write
 //!     -> still the same, by descriptor and by name? -> close
-//!  -> result: temp, fsync, rename, fsync of the folder -> journal: Delivered -> post-action -> Done
+//!  -> result: temp, fsync, rename, fsync of the folder, or the spool until it can be -> journal: Delivered -> post-action -> Done
 //! ```
 //!
 //! # What always holds
@@ -50,6 +52,8 @@
 
 pub mod client;
 
+#[cfg(feature = "daemon")]
+pub mod admin;
 #[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]
@@ -78,6 +82,8 @@ pub mod journal;
 pub mod lease;
 #[cfg(feature = "daemon")]
 pub mod once;
+#[cfg(feature = "daemon")]
+pub mod pauses;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]

@@ -68,9 +68,11 @@ pub async fn complete(config: Arc<Config>, journal: Journal, folders: Vec<Arc<Fo
             if !once.down.contains(&folder.watch.pipeline) {
                 waiting += counters.count("pending");
             }
+            let spooled = counters.count("spooled");
+            waiting += spooled;
             once.failed += counters.count("failed");
             once.blocked += counters.count("blocked");
-            if folder.held_until(now).is_some() || folder.has_unplaced() {
+            if folder.held_until(now).is_some() || folder.has_unplaced() || spooled > 0 {
                 held.push(folder.watch.name.clone());
             }
         }

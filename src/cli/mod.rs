@@ -1,6 +1,7 @@
 //! The command line: one file a command, and the only place that prints.
 
 mod check;
+mod control;
 mod demo;
 mod paint;
 mod run;
@@ -26,7 +27,7 @@ pub mod exit {
     pub const USAGE: u8 = 64;
     /// The server, or a pipeline on it, is not to be had.
     pub const UNAVAILABLE: u8 = 69;
-    /// Another daemon has the state directory.
+    /// No daemon answers, or another one has the state directory.
     pub const TEMPORARY: u8 = 75;
     /// The configuration file is wrong.
     pub const CONFIG: u8 = 78;
@@ -39,8 +40,10 @@ pub mod exit {
 /// /etc/rocketride-ingest/config.toml, edit it, and try it with `rocketride-ingest check`.
 #[derive(Debug, Parser)]
 #[command(name = "rocketride-ingest", version, propagate_version = true, subcommand_required = true)]
-#[command(after_help = "Exit codes: 0 fine, 1 failed, 64 usage, 69 server unavailable, 75 already running, 78 wrong \
-                        configuration file.")]
+#[command(
+    after_help = "Exit codes: 0 fine, 1 failed, 64 usage, 69 server unavailable, 75 no daemon answers, or another is running, 78 wrong \
+                        configuration file."
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -54,6 +57,11 @@ struct Global {
     /// The configuration file.
     #[arg(long, global = true, value_name = "FILE", env = "ROCKETRIDE_INGEST_CONFIG", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
+    /// Where the running daemon listens, for the commands that talk to it.
+    ///
+    /// By default `admin.socket` of the configuration file if that can be read, else as systemd says.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// How log lines look: `auto` is pretty on a terminal, else json.
     #[arg(long, global = true, value_name = "FORMAT", value_parser = parse::<LogFormat>)]
     log_format: Option<LogFormat>,
@@ -68,6 +76,13 @@ enum Command {
     Check(check::Args),
     #[command(visible_alias = "upload")]
     Send(send::Args),
+    Status(control::status::Args),
+    List(control::list::Args),
+    Retry(control::repair::Retry),
+    Forget(control::repair::Forget),
+    Pause(control::pause::Pause),
+    Resume(control::pause::Resume),
+    Rescan(control::pause::Rescan),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
 }
@@ -94,6 +109,13 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&cli.global, &args),
         Command::Check(args) => check::main(&cli.global, &args),
         Command::Send(args) => send::main(&cli.global, &args),
+        Command::Status(args) => control::status::main(&cli.global, &args),
+        Command::List(args) => control::list::main(&cli.global, &args),
+        Command::Retry(args) => control::repair::retry(&cli.global, &args),
+        Command::Forget(args) => control::repair::forget(&cli.global, &args),
+        Command::Pause(args) => control::pause::pause(&cli.global, &args),
+        Command::Resume(args) => control::pause::resume(&cli.global, &args),
+        Command::Rescan(args) => control::pause::rescan(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
     };

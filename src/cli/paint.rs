@@ -69,6 +69,12 @@ pub(super) fn span(time: Duration) -> impl std::fmt::Display {
     humantime::format_duration(time)
 }
 
+/// So many seconds, in the two largest units.
+pub(super) fn span_of_seconds(seconds: u64) -> String {
+    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    text.split(' ').take(2).collect::<Vec<_>>().join(" ")
+}
+
 /// `1 file`, `2 files`.
 pub(super) fn count(number: u64, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }

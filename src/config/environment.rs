@@ -19,6 +19,8 @@ pub struct Environment {
     pub credentials_directory: Option<PathBuf>,
     /// `$STATE_DIRECTORY` of systemd.
     pub state_directory: Option<PathBuf>,
+    /// `$RUNTIME_DIRECTORY` of systemd.
+    pub runtime_directory: Option<PathBuf>,
     /// `$ROCKETRIDE_URI`.
     pub rocketride_uri: Option<String>,
     /// `$ROCKETRIDE_APIKEY`.
@@ -30,10 +32,12 @@ impl Environment {
     pub fn from_process() -> Self {
         let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        // systemd separates several by colons; the unit asks for one.
+        let first = |name: &str| text(name).and_then(|all| all.split(':').next().map(PathBuf::from));
         Self {
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
-            // systemd separates several by colons; the unit asks for one.
-            state_directory: text("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from)),
+            state_directory: first("STATE_DIRECTORY"),
+            runtime_directory: first("RUNTIME_DIRECTORY"),
             rocketride_uri: text("ROCKETRIDE_URI"),
             rocketride_apikey: text("ROCKETRIDE_APIKEY").map(|key| SecretString::from(key.trim())),
         }

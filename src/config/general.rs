@@ -10,6 +10,7 @@ use super::paths::{self, Territory, User};
 use super::pipeline::{self, Shared};
 use super::problem::Problems;
 use super::secret::Secret;
+use super::units::Size;
 use super::{HOUR, MINUTE, SECOND, blank_as_none, check_text, raw, time_within, watch};
 
 /// Where the state lives when neither the file nor systemd says so.
@@ -56,6 +57,8 @@ pub struct State {
     pub directory: PathBuf,
     /// With less free space than this, in bytes, nothing new is claimed.
     pub min_free: u64,
+    /// Bytes of results that may wait here for a folder that can be written; 0: none.
+    pub max_spool: u64,
 }
 
 pub(super) fn server(
@@ -131,5 +134,6 @@ pub(super) fn state(
     let directory = written.directory.and_then(|text| watch::absolute(&text, problems)).unwrap_or_else(default);
     let label = "the state directory".to_owned();
     territories.push(Territory { user: User::State, label, path: paths::normalised(&directory), span });
-    State { directory, min_free: written.min_free.map_or(1 << 30, |size| size.into_inner().0) }
+    let size = |written: Option<Spanned<Size>>, default| written.map_or(default, |size| size.into_inner().0);
+    State { directory, min_free: size(written.min_free, 1 << 30), max_spool: size(written.max_spool, 5 << 30) }
 }

@@ -4,6 +4,7 @@
 //! whether a folder exists or a key can be read is a matter of the world and is asked later, by those who need it.
 //! Nothing here connects, watches or creates anything.
 
+mod admin;
 mod environment;
 mod filters;
 mod general;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
+pub use admin::{Admin, DEFAULT_SOCKET, default_socket, socket_in};
 pub use environment::{DEFAULT_CREDENTIAL, Environment};
 pub use filters::Filters;
 pub use general::{DEFAULT_STATE_DIRECTORY, Retry, Server, State};
@@ -65,6 +67,8 @@ pub struct Config {
     pub retry: Retry,
     /// Where the daemon remembers.
     pub state: State,
+    /// Where its operators reach it.
+    pub admin: Admin,
     /// What is logged.
     pub log: Log,
     /// In the order of their names.
@@ -125,6 +129,7 @@ impl Config {
         let retry = general::retry(written.retry, &mut problems);
         let mut territories = Vec::new();
         let state = general::state(written.state, env, &mut territories, &mut problems);
+        let admin = admin::admin(written.admin, &context, &mut problems);
         let log = Log { level: written.log.level.unwrap_or_default(), format: written.log.format.unwrap_or_default() };
         if written.pipelines.is_empty() && shared.uri.is_none() {
             context.missing_uri(&mut problems);
@@ -139,7 +144,7 @@ impl Config {
             .collect();
         let watches = watch::build_all(written.watch, &pipelines, &mut territories, &mut problems);
         paths::check_overlaps(&territories, &mut problems);
-        problems.finish(Self { origin, server, limits, retry, state, log, pipelines, watches })
+        problems.finish(Self { origin, server, limits, retry, state, admin, log, pipelines, watches })
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) struct File {
     pub(super) limits: Limits,
     pub(super) retry: Retry,
     pub(super) state: State,
+    pub(super) admin: Admin,
     pub(super) log: Log,
     pub(super) pipelines: BTreeMap<Text, Spanned<Pipeline>>,
     pub(super) watch: Vec<Spanned<Watch>>,
@@ -67,6 +68,15 @@ pub(super) struct Retry {
 pub(super) struct State {
     pub(super) directory: Option<Text>,
     pub(super) min_free: Option<Spanned<Size>>,
+    pub(super) max_spool: Option<Spanned<Size>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a section with keys")]
+pub(super) struct Admin {
+    pub(super) socket: Option<Text>,
+    pub(super) listen: Option<Text>,
+    pub(super) token_file: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

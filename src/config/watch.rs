@@ -296,7 +296,7 @@ fn result_mode(written: &Text, problems: &mut Problems<'_>) -> ResultMode {
         Ok(mode) if mode & !0o644 == 0 && mode & 0o600 == 0o600 => ResultMode::Fixed(mode),
         _ => {
             let message = format!(
-                "{:?} is not a mode for result files; write \"inherit\" or one of \"0600\", \"0640\", \"0604\" and \"0644\" (a result that others could change would prove nothing)",
+                "{:?} is not a mode for result files; write \"inherit\" or octal digits from \"0600\" to \"0644\" (a result that others could change would prove nothing)",
                 written.get_ref()
             );
             problems.at(&written.span(), message);

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use super::spool::Spool;
 use super::verdict::{self, Fault};
 use crate::config::Retry;
 use crate::folder::Folder;
@@ -29,6 +30,8 @@ pub struct Tools {
     pub journal: Journal,
     /// Who writes the results.
     pub identity: Arc<Identity>,
+    /// Results that wait for a folder that can be written.
+    pub spool: Arc<Spool>,
     /// When a file is tried again.
     pub retry: Retry,
     /// Bounds all buffers in flight.

@@ -1,9 +1,9 @@
 //! The pipeline has a file: its result made durable, then the journal told, then the post-action.
 //!
 //! The order is the promise: a result is durable before the journal says so, and the journal says so before the
-//! input is touched. A crash in between is found at the next start: the result is adopted, the post-action finished.
+//! input is touched. A result that its folder refuses goes to the spool (see `spooled`). A crash in between is found at the next start: the result is adopted, the post-action finished.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
 use crate::fs::{Dir, Look, Seen, base_name};
-use crate::job::{ContentHash, Event, JobState};
+use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
 use crate::show::Shown;
 use crate::sidecar::{self, Kind, ResultFile};
@@ -44,6 +44,14 @@ pub struct Sent {
     pub seen: Seen,
 }
 
+/// Where a result is now.
+enum Placed {
+    /// Beside its input, under this name.
+    Here(OsString),
+    /// In the spool, because it cannot be written there.
+    InSpool(String),
+}
+
 impl Claimed {
     /// Writes the result, then records the delivery.
     pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
@@ -66,8 +74,9 @@ impl Claimed {
         };
         let content = Arc::new(to_json(&file));
         drop(file);
-        let name = match self.place(&content, &dir, temp).await {
-            Ok(name) => name,
+        let name = match self.place(&content, &dir, temp, &seen).await {
+            Ok(Placed::Here(name)) => name,
+            Ok(Placed::InSpool(why)) => return self.spooled(sha256, &why).await,
             Err(fault) => return self.failed(fault).await,
         };
         drop(content);
@@ -84,7 +93,7 @@ impl Claimed {
             bytes = bytes_sent, seconds = upload_time, attempts = self.job.attempts + 1, result = %Shown(name.as_ref()),
             warning, "delivered"
         );
-        self.delivered(sha256, name.to_string_lossy().into_owned(), warning).await
+        self.delivered(sha256, &name, warning).await
     }
 
     /// Records that the result of an interrupted attempt stands there already.
@@ -93,15 +102,30 @@ impl Claimed {
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
-        self.delivered(sha256, sidecar, None).await
+        self.delivered(sha256, sidecar.as_ref(), None).await
     }
 
-    async fn delivered(&self, sha256: ContentHash, sidecar: String, warning: Option<String>) -> Result<(), Failure> {
-        let post_action = self.folder.watch.on_success != OnSuccess::Keep;
-        match self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await? {
+    async fn delivered(&self, sha256: ContentHash, sidecar: &OsStr, warning: Option<String>) -> Result<(), Failure> {
+        match self.record_placed(sha256, sidecar, warning).await? {
             Some(job) if job.state == JobState::Delivered => Self { job, ..self.clone() }.finish().await,
             _ => Ok(()),
         }
+    }
+
+    /// Tells the journal that the result stands at its place; then nothing of it is left in the spool.
+    pub(super) async fn record_placed(
+        &self,
+        sha256: ContentHash,
+        sidecar: &OsStr,
+        warning: Option<String>,
+    ) -> Result<Option<Job>, Failure> {
+        let post_action = self.folder.watch.on_success != OnSuccess::Keep;
+        let sidecar = sidecar.to_string_lossy().into_owned();
+        let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
+        if job.is_some() {
+            self.clear_spool().await;
+        }
+        Ok(job)
     }
 
     /// Does the post-action of a delivered job. Also where a restart goes on.
@@ -153,23 +177,23 @@ impl Claimed {
         after::finish(&self.folder, &self.root, &self.job.path, &delivered)
     }
 
-    /// Places a result for as long as it takes: what the pipeline did is not paid for twice.
+    /// Places a result, or else spools it, for as long as it takes: what the pipeline did is not paid for twice.
     ///
     /// Fails only if the daemon stops, or the input is gone with its folder: then there is no place for a result.
-    async fn place(&self, content: &Arc<Vec<u8>>, dir: &Arc<Dir>, temp: Temp) -> Result<OsString, Fault> {
+    async fn place(&self, content: &Arc<Vec<u8>>, dir: &Arc<Dir>, temp: Temp, seen: &Seen) -> Result<Placed, Fault> {
         let mut stopping = self.tools.stopping.clone();
         let mut begun = Some(temp);
         let mut waiting = None;
         loop {
-            let (claimed, dir, content, temp) = (self.clone(), dir.clone(), content.clone(), begun.take());
+            let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
             let placed = blocking(move || {
                 let (identity, input) = (&claimed.tools.identity, base_name(&claimed.job.path));
                 let place = || -> io::Result<_> {
                     let temp = match temp {
                         Some(temp) => temp,
-                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), input, identity.uid)?,
+                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?,
                     };
-                    temp.place(&content, input, Kind::Result, identity)
+                    temp.place(&bytes, input, Kind::Result, identity)
                 };
                 place().map_err(|error| {
                     let gone = error.kind() == io::ErrorKind::NotFound
@@ -178,7 +202,7 @@ impl Claimed {
                 })
             });
             let (error, gone) = match placed.await {
-                Ok(name) => return Ok(name),
+                Ok(name) => return Ok(Placed::Here(name)),
                 Err(failed) => failed,
             };
             let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
@@ -186,12 +210,17 @@ impl Claimed {
                 tracing::error!(%watch, %path, "delivered, but the file is gone with its folder: its result has no place");
                 return Err(Fault::Vanished);
             }
-            if waiting.is_none() {
-                tracing::error!(
-                    %watch, %path, %error,
-                    "delivered, but the result cannot be written; trying until it can, and sending nothing new meanwhile"
-                );
-                waiting = Some(self.folder.unplaced());
+            match self.spool(content).await {
+                Ok(()) => return Ok(Placed::InSpool(error.to_string())),
+                Err(spool) if waiting.is_none() => {
+                    tracing::error!(
+                        %watch, %path, %error, %spool,
+                        "delivered, but neither can the result be written nor spooled; trying until it can, and sending \
+                         nothing new meanwhile"
+                    );
+                    waiting = Some(self.folder.unplaced());
+                }
+                Err(_) => {}
             }
             tokio::select! {
                 () = tokio::time::sleep(PLACE_PAUSE) => {}

@@ -19,6 +19,8 @@ use super::pipeline::{Line, Session};
 use super::recover;
 use super::slots::{Room, Slots, UploadId};
 use super::space::{self, Space};
+use super::spool::{MAX_FILES, Spool};
+use super::spooled;
 use super::verdict::{Blame, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
 use crate::blocking::joined;
@@ -27,7 +29,7 @@ use crate::config::Config;
 use crate::folder::Folder;
 use crate::fs::Root;
 use crate::identity::Identity;
-use crate::job::{Event, FileKey, JobState, Millis};
+use crate::job::{Event, FileKey, JobState, Millis, WatchId};
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
 
@@ -35,6 +37,8 @@ use crate::show::Shown;
 const AT_HAND: usize = 64;
 /// Workers at a time, those included that only record any more.
 const MAX_WORKERS: usize = 2048;
+/// Jobs of one watch that are asked for of those due at once: they wait for a post-action, or in the spool.
+const DUE_AT_ONCE: usize = MAX_WORKERS + MAX_FILES;
 /// Pause of all claims when this process has no descriptors left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
 /// No job waits longer than this for another reason than its own failures.
@@ -74,6 +78,8 @@ struct Lane {
     /// Index of its pipeline.
     pipeline: usize,
     at_hand: VecDeque<FileKey>,
+    /// Whose spooled result was tried last: one that no folder takes must not keep the others back.
+    tried: Option<FileKey>,
 }
 
 impl Lane {
@@ -138,6 +144,7 @@ impl Dispatcher {
         config: Arc<Config>,
         journal: Journal,
         identity: Arc<Identity>,
+        spool: Arc<Spool>,
         folders: &[Arc<Folder>],
         lines: &[Arc<Line>],
         stopping: watch::Receiver<bool>,
@@ -165,12 +172,13 @@ impl Dispatcher {
             .iter()
             .filter_map(|folder| {
                 let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
-                Some(Lane { folder: folder.clone(), pipeline, at_hand: VecDeque::new() })
+                Some(Lane { folder: folder.clone(), pipeline, at_hand: VecDeque::new(), tried: None })
             })
             .collect();
         let tools = Tools {
             journal,
             identity,
+            spool,
             retry: config.retry.clone(),
             buffers: Arc::new(Semaphore::new(BUFFER_BYTES)),
             stopping,
@@ -212,6 +220,8 @@ impl Dispatcher {
         for lane in &self.lanes {
             recoveries.spawn(recover::hidden_files(lane.folder.clone(), self.tools.clone()));
         }
+        let folders = self.lanes.iter().map(|lane| lane.folder.clone()).collect();
+        recoveries.spawn(spooled::review(folders, self.tools.clone()));
         while !*stopping.borrow_and_update() {
             changes.mark_unchanged();
             let wake = self.dispatch().await?;
@@ -235,6 +245,7 @@ impl Dispatcher {
         let mut wake = Wake::default();
         wake.at(Instant::now() + space::CHECK_EVERY);
         self.start_post_actions()?;
+        self.start_spooled(&mut wake)?;
         let picks = self.pick(&mut wake)?;
         if picks.is_empty() {
             return Ok(wake.0.unwrap_or_else(Instant::now));
@@ -282,8 +293,9 @@ impl Dispatcher {
             if self.tools.journal.counters(watch).states[JobState::Delivered.index()] == 0 {
                 continue;
             }
-            // Only what is delivered is due at the beginning of time.
-            for (key, _) in self.tools.journal.due(watch, 0, MAX_WORKERS)? {
+            let limit = if self.has_spooled(watch) { DUE_AT_ONCE } else { MAX_WORKERS };
+            // Only what is delivered, or spooled, is due at the beginning of time.
+            for (key, _) in self.tools.journal.due(watch, 0, limit)? {
                 if self.workers.len() >= MAX_WORKERS || !self.taken.insert(key) {
                     continue;
                 }
@@ -299,6 +311,43 @@ impl Dispatcher {
             }
         }
         Ok(())
+    }
+
+    /// Starts placing one spooled result of every watch that has some, unless the watch is held because they cannot be.
+    fn start_spooled(&mut self, wake: &mut Wake) -> Result<(), Failure> {
+        let now = Instant::now();
+        for index in 0..self.lanes.len() {
+            let (folder, tried) = (self.lanes[index].folder.clone(), self.lanes[index].tried);
+            let watch = folder.watch.id;
+            let Some(root) = folder.root().filter(|_| self.has_spooled(watch)) else { continue };
+            if let Some(until) = folder.held_until(now) {
+                wake.at(until);
+                continue;
+            }
+            let mut flights = self.in_flight.values().map(|flight| &flight.claimed);
+            if flights.any(|claimed| claimed.folder.watch.id == watch && claimed.job.state == JobState::Spooled) {
+                continue;
+            }
+            let mut due: Vec<_> =
+                self.tools.journal.due(watch, 0, DUE_AT_ONCE)?.into_iter().map(|(key, _)| key).collect();
+            let behind = due.iter().position(|key| tried.as_ref() == Some(key)).map_or(0, |at| at + 1);
+            due.rotate_left(behind);
+            for key in due {
+                let job = self.tools.journal.get(key)?.filter(|job| job.state == JobState::Spooled);
+                let Some(job) = job.filter(|_| self.taken.insert(key)) else { continue };
+                self.lanes[index].tried = Some(key);
+                let claimed = Claimed { tools: self.tools.clone(), folder, root, key, job };
+                let worked = claimed.clone();
+                let task = self.workers.spawn(async move { worked.place_spooled().await }).id();
+                self.in_flight.insert(task, InFlight { upload: None, claimed });
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn has_spooled(&self, watch: WatchId) -> bool {
+        self.tools.journal.counters(watch).states[JobState::Spooled.index()] > 0
     }
 
     /// Chooses jobs until nothing more may start.
@@ -345,6 +394,10 @@ impl Dispatcher {
         clock: Duration,
         wake: &mut Wake,
     ) -> Result<Option<Pick>, Failure> {
+        // What the pipeline did last for this watch waits to be written down: nothing more is asked of it.
+        if self.has_spooled(self.lanes[index].folder.watch.id) {
+            return Ok(None);
+        }
         let lane = &mut self.lanes[index];
         let outlet = &mut self.pipelines[lane.pipeline];
         let Some(root) = lane.folder.root() else { return Ok(None) };
@@ -463,6 +516,11 @@ impl Dispatcher {
                     retryable: true,
                     hint: "this is a defect of the daemon; tell its operator",
                 };
+                if flight.claimed.job.state == JobState::Spooled {
+                    // It stays in the spool, and is tried again after a while.
+                    flight.claimed.hold(&blame.error);
+                    return Ok(());
+                }
                 if flight.upload.is_none() {
                     return flight.claimed.give_up_post_action(blame.error).await;
                 }

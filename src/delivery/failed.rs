@@ -128,9 +128,9 @@ impl Claimed {
             let write = || -> io::Result<_> {
                 let dir = Arc::new(claimed.root.parent(&claimed.job.path)?);
                 let input = base_name(&claimed.job.path);
-                dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
                 let identity = &claimed.tools.identity;
-                Temp::create(&claimed.folder, &dir, claimed.object_id(), input, identity.uid)?.place(
+                Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?.place(
                     &content,
                     input,
                     Kind::Error,

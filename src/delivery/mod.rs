@@ -9,6 +9,7 @@
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
 //! | [`claimed`] | a job that is being worked on |
 //! | [`delivered`], [`failed`] | what became of it: files on disk, then the journal |
+//! | [`spool`], [`spooled`] | results whose folder cannot be written wait in the state directory; what becomes of their jobs |
 //! | [`result`](mod@result), [`after`] | result files, written durably; the input kept, removed or moved |
 //! | [`recover`] | post-actions that a crash interrupted and no record knows |
 //! | [`space`] | whether there is room to begin anything new |
@@ -26,6 +27,8 @@ pub mod recover;
 pub mod result;
 pub mod slots;
 pub mod space;
+pub mod spool;
+pub mod spooled;
 pub mod verdict;
 pub mod worker;
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::config::ResultMode;
 use crate::folder::{Folder, TempClaim};
-use crate::fs::{Access, Dir};
+use crate::fs::{Access, Dir, Seen};
 use crate::identity::Identity;
 use crate::sidecar::{self, Kind, Place};
 
@@ -39,7 +39,28 @@ impl Temp {
     /// Creates the temp file of an object's result. Nothing is sent whose result could not even be begun.
     ///
     /// A leftover of a crash at its name is removed first, if it is ours.
-    pub fn create(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, input: &OsStr, uid: u32) -> io::Result<Self> {
+    pub fn create(
+        folder: &Arc<Folder>,
+        dir: &Arc<Dir>,
+        id: Uuid,
+        input: (&OsStr, &Seen),
+        uid: u32,
+    ) -> io::Result<Self> {
+        Self::begin(folder, dir, id, Some(input), uid)
+    }
+
+    /// As [`Temp::create`], of a result whose input is gone: unless the watch says otherwise, only our user may read it.
+    pub fn create_private(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, uid: u32) -> io::Result<Self> {
+        Self::begin(folder, dir, id, None, uid)
+    }
+
+    fn begin(
+        folder: &Arc<Folder>,
+        dir: &Arc<Dir>,
+        id: Uuid,
+        input: Option<(&OsStr, &Seen)>,
+        uid: u32,
+    ) -> io::Result<Self> {
         let name = sidecar::temp_name(id);
         folder.sweep_temp(dir, &name, uid).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(false),
@@ -57,9 +78,11 @@ impl Temp {
         match folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
             ResultMode::Inherit => {
-                // Who may read an input that cannot be opened any more is not known.
-                let access = dir.open_file(input).and_then(|(input, _)| Access::of(&input));
-                access.unwrap_or_else(|_| Access::none()).give(&temp.file, 0o6, READ);
+                // Who may read an input that is not there any more, or is another one, is not known.
+                let opened = input.and_then(|(name, seen)| Some((dir.open_file(name).ok()?, seen)));
+                let same = opened.filter(|((_, now), seen)| now.generation == seen.generation);
+                let access = same.and_then(|((file, _), _)| Access::of(&file).ok());
+                access.unwrap_or_else(Access::none).give(&temp.file, 0o6, READ);
             }
         }
         Ok(temp)

@@ -91,12 +91,15 @@ enum Preparation {
     Ready(Box<Prepared>),
     /// Its result stands there from an attempt that a crash interrupted.
     Adopted(ContentHash, String),
+    /// Its result waits in the spool, which the journal does not know.
+    Spooled(ContentHash),
 }
 
 /// The end of the upload.
 enum End {
     Sent(Box<Sent>),
     Adopted(ContentHash, String),
+    Spooled(ContentHash),
     Fault {
         fault: Fault,
         /// The server may hold a slot for it still.
@@ -119,13 +122,14 @@ impl Worker {
         }
         let (abandoned, out_of_descriptors) = match &end {
             End::Fault { fault, abandoned } => (*abandoned, matches!(fault, Fault::Descriptors(_))),
-            End::Sent(_) | End::Adopted(..) => (false, false),
+            End::Sent(_) | End::Adopted(..) | End::Spooled(_) => (false, false),
         };
         // Nobody listens any more when the dispatcher has given up waiting.
         let _ = self.reports.send(Report::Ended { id: self.id, abandoned, out_of_descriptors });
         match end {
             End::Sent(sent) => self.claimed.record(*sent).await,
             End::Adopted(sha256, sidecar) => self.claimed.adopted(sha256, sidecar).await,
+            End::Spooled(sha256) => self.claimed.found_spooled(sha256).await,
             End::Fault { fault, .. } => self.claimed.failed(fault).await,
         }
     }
@@ -135,6 +139,7 @@ impl Worker {
         let prepared = match blocking(move || prepare(&claimed)).await {
             Ok(Preparation::Ready(prepared)) => *prepared,
             Ok(Preparation::Adopted(sha256, sidecar)) => return End::Adopted(sha256, sidecar),
+            Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
             Err(fault) => return fault.into(),
         };
         let Prepared { dir, file, seen, temp } = prepared;
@@ -271,6 +276,9 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     {
         return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
     }
+    if let Some(sha256) = claimed.find_spooled(&dir, &file, &seen)? {
+        return Ok(Preparation::Spooled(sha256));
+    }
     if seen.generation.size > folder.watch.max_size {
         return Err(verdict::too_large(seen.generation.size, folder.watch.max_size));
     }
@@ -278,7 +286,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if dir.writers(&file) == Writers::Some {
         return Err(Fault::Changed("somebody has the file open for writing".into()));
     }
-    let temp = Temp::create(folder, &dir, claimed.object_id(), base_name(rel), tools.identity.uid)
+    let temp = Temp::create(folder, &dir, claimed.object_id(), (base_name(rel), &seen), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
 }

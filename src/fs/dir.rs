@@ -188,6 +188,23 @@ impl Dir {
         }
     }
 
+    /// Replaces a small file as a whole, durably, with one that nobody else can read. Only for folders of our own: a
+    /// leftover of an earlier try at its temporary name is removed.
+    pub fn write_whole(&self, name: &OsStr, content: &[u8]) -> io::Result<()> {
+        let mut temp = OsString::from(".");
+        temp.push(name);
+        temp.push(".new");
+        match self.unlink(&temp) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = self.create_new(&temp, 0o600)?;
+        io::Write::write_all(&mut file, content)?;
+        file.sync_all()?;
+        self.replace(&temp, name)?;
+        self.sync()
+    }
+
     /// Removes a file.
     pub fn unlink(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)

@@ -27,8 +27,8 @@ pub fn assess(job: Option<&Job>, generation: &Generation) -> Assessment {
     let Some(job) = job else { return A::Unseen };
     let same = job.generation == *generation && !job.absent;
     match job.state {
-        JobState::Sending | JobState::Delivered if same => A::Known,
-        JobState::Sending | JobState::Delivered => A::Busy,
+        JobState::Sending | JobState::Spooled | JobState::Delivered if same => A::Known,
+        JobState::Sending | JobState::Spooled | JobState::Delivered => A::Busy,
         JobState::Failed if same && job.sidecar.is_some() => A::DeadLetter,
         // A watch that is in use has nothing parked; recovery is about to say so.
         JobState::Parked => A::Known,
@@ -55,9 +55,16 @@ mod tests {
     #[test]
     fn a_known_generation_is_left_alone() {
         use JobState as S;
-        for state in
-            [S::Pending { due: 0 }, S::Sending, S::Delivered, S::Done, S::Failed, S::Blocked { due: 0 }, S::Ignored]
-        {
+        for state in [
+            S::Pending { due: 0 },
+            S::Sending,
+            S::Spooled,
+            S::Delivered,
+            S::Done,
+            S::Failed,
+            S::Blocked { due: 0 },
+            S::Ignored,
+        ] {
             assert_eq!(assess(Some(&job(state)), &generation(1)), Assessment::Known, "{state:?}");
         }
         assert_eq!(assess(Some(&job(S::Vanished)), &generation(1)), Assessment::New, "it came back");

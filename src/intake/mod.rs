@@ -234,6 +234,7 @@ impl Intake {
                         tracing::info!(watch = %watch.name, "events were lost; the folder is scanned again");
                     }
                 }
+                () = self.folder.rescan_asked_for() => rounds.rescan_now(),
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
                 Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
                 () = sleep_until(look_at) => {

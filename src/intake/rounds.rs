@@ -59,6 +59,11 @@ impl Rounds {
         self.next != before
     }
 
+    /// Somebody asked for it: walks the whole as soon as no walk of it is under way.
+    pub fn rescan_now(&mut self) {
+        self.not_later_than(Instant::now());
+    }
+
     fn not_later_than(&mut self, at: Instant) {
         self.next = Some(self.next.map_or(at, |next| next.min(at)));
     }

@@ -8,12 +8,13 @@
 //!  (nothing) -----> Pending <---> Sending ---------> Delivered ----------------> Done
 //!                   ^   |  Retry,  |  |  Delivered(no post-action)               ^
 //!                   |   |  Changed |  +------------------------------------------+
+//!                   |   |          +--> Spooled    (its result waits for a writable folder; then as Sending)
 //!        Requeue    |   |          +--> Failed     (until its dropper or an operator retries it)
 //!  Failed ----------+   |          +--> Blocked    (this host cannot read it now; claimed again when due)
 //!                       +-------------> Vanished   (gone before delivery; never final)
 //! ```
 //!
-//! A new generation replaces what the path held before, unless that is `Sending` or `Delivered`: then it
+//! A new generation replaces what the path held before, unless that is `Sending`, `Spooled` or `Delivered`: then it
 //! waits. Everything is counted in generations, and the ledger of every watch balances at each commit:
 //! `admitted = sum of the states + superseded + pruned`.
 
@@ -76,6 +77,8 @@ pub enum JobState {
     Ignored,
     /// Its watch is not in the configuration; Pending again when the watch returns.
     Parked,
+    /// The pipeline has it and its result is durable in the spool, for its own place cannot be written now. Never sent again.
+    Spooled,
 }
 
 impl JobState {
@@ -96,6 +99,7 @@ impl JobState {
             Self::Vanished => 6,
             Self::Ignored => 7,
             Self::Parked => 8,
+            Self::Spooled => 9,
         }
     }
 
@@ -103,16 +107,16 @@ impl JobState {
     pub fn due(self) -> Option<Millis> {
         match self {
             Self::Pending { due } | Self::Blocked { due } => Some(due),
-            // Before everything else: only the post-action is left.
-            Self::Delivered => Some(0),
+            // Before everything else: only the result's place, or the post-action, is left.
+            Self::Delivered | Self::Spooled => Some(0),
             _ => None,
         }
     }
 }
 
 /// Names of the states, in the order of [`JobState::index`].
-pub const STATE_NAMES: [&str; 9] =
-    ["pending", "sending", "delivered", "done", "failed", "blocked", "vanished", "ignored", "parked"];
+pub const STATE_NAMES: [&str; 10] =
+    ["pending", "sending", "delivered", "done", "failed", "blocked", "vanished", "ignored", "parked", "spooled"];
 
 /// Everything known of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,7 +154,9 @@ impl Job {
         match self.state {
             JobState::Pending { .. } | JobState::Blocked { .. } => true,
             JobState::Done | JobState::Failed | JobState::Ignored => !self.absent,
-            JobState::Sending | JobState::Delivered | JobState::Vanished | JobState::Parked => false,
+            JobState::Sending | JobState::Spooled | JobState::Delivered | JobState::Vanished | JobState::Parked => {
+                false
+            }
         }
     }
 }
@@ -161,7 +167,7 @@ pub struct Counters {
     /// Generations ever admitted.
     pub admitted: u64,
     /// Generations in each state, by [`JobState::index`].
-    pub states: [u64; 9],
+    pub states: [u64; STATE_NAMES.len()],
     /// Undelivered generations that a newer one replaced.
     pub superseded: u64,
     /// Delivered generations whose record is gone.

@@ -36,6 +36,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("claim", Event::Claim { at: NOW }),
         ("delivered", delivered(false)),
         ("delivered+post-action", delivered(true)),
+        ("spool", Event::Spool { sha256, error: error.clone() }),
         ("finished", Event::Finished { warning: None, gone: false }),
         ("retry", Event::Retry { due: LATER, error: error.clone(), charged: true }),
         ("changed", changed()),
@@ -44,15 +45,16 @@ fn events() -> Vec<(&'static str, Event)> {
         ("vanish", Event::Vanish),
         ("gone", Event::Gone),
         ("requeue", Event::Requeue { at: NOW }),
+        ("forget", Event::Forget),
         ("recover-watched", Event::Recover { at: NOW, watched: true }),
         ("recover-unwatched", Event::Recover { at: NOW, watched: false }),
     ]
 }
 
-fn states() -> [JobState; 9] {
+fn states() -> [JobState; STATE_NAMES.len()] {
     use JobState as S;
     let (pending, blocked) = (S::Pending { due: NOW }, S::Blocked { due: NOW });
-    [pending, S::Sending, S::Delivered, S::Done, S::Failed, blocked, S::Vanished, S::Ignored, S::Parked]
+    [pending, S::Sending, S::Delivered, S::Done, S::Failed, blocked, S::Vanished, S::Ignored, S::Parked, S::Spooled]
 }
 
 fn job(state: JobState) -> Job {
@@ -71,25 +73,27 @@ fn ledger(state: Option<JobState>) -> Counters {
 
 /// What becomes of every pair; `.` is refused, `*` begins a new generation.
 const TABLE: &str = "
-    event                 unknown    pending    sending   delivered done     failed     blocked    vanished   ignored  parked
-    admit                 *pending   *pending   .         .         *pending *pending   *pending   *pending   *pending .
-        adopt-same-size       *done      .          .         .         .        .          .          .          .        .
-        adopt-other-size      *done      .          .         .         .        .          .          .          .        .
-        adopt+post-action     *delivered .          .         .         .        .          .          .          .        .
-    same-content          .          .          .         .         done     .          .          .          .        .
-    claim                 .          sending    .         .         .        .          sending    .          .        .
-    delivered             .          .          done      .         .        .          .          .          .        .
-    delivered+post-action .          .          delivered .         .        .          .          .          .        .
-    finished              .          .          .         done      .        .          .          .          .        .
-    retry                 .          .          pending   .         .        .          .          .          .        .
-    changed               .          .          pending   .         .        .          .          .          .        .
-    fail                  .          .          failed    .         .        .          .          .          .        .
-    block                 .          .          blocked   .         .        .          .          .          .        .
-    vanish                .          .          vanished  .         .        .          .          .          .        .
-    gone                  .          vanished   .         .         done     failed     vanished   .          ignored  .
-    requeue               .          .          .         .         .        pending    pending    .          .        .
-    recover-watched       .          .          pending   .         .        .          .          .          .        pending
-    recover-unwatched     .          parked     parked    .         .        .          parked     .          .        .
+    event                 unknown    pending  sending   delivered done     failed   blocked  vanished ignored  parked  spooled
+    admit                 *pending   *pending .         .         *pending *pending *pending *pending *pending .       .
+    adopt-same-size       *done      .        .         .         .        .        .        .        .        .       .
+    adopt-other-size      *done      .        .         .         .        .        .        .        .        .       .
+    adopt+post-action     *delivered .        .         .         .        .        .        .        .        .       .
+    same-content          .          .        .         .         done     .        .        .        .        .       .
+    claim                 .          sending  .         .         .        .        sending  .        .        .       .
+    delivered             .          .        done      .         .        .        .        .        .        .       done
+    delivered+post-action .          .        delivered .         .        .        .        .        .        .       delivered
+    spool                 .          .        spooled   .         .        .        .        .        .        .       .
+    finished              .          .        .         done      .        .        .        .        .        .       done
+    retry                 .          .        pending   .         .        .        .        .        .        .       .
+    changed               .          .        pending   .         .        .        .        .        .        .       .
+    fail                  .          .        failed    .         .        .        .        .        .        .       .
+    block                 .          .        blocked   .         .        .        .        .        .        .       .
+    vanish                .          .        vanished  .         .        .        .        .        .        .       .
+    gone                  .          vanished .         .         done     failed   vanished .        ignored  .       .
+    requeue               .          pending  .         .         pending  pending  pending  .        pending  .       .
+    forget                .          ignored  .         .         .        ignored  ignored  ignored  .        ignored .
+    recover-watched       .          .        pending   .         .        .        .        .        .        pending .
+    recover-unwatched     .          parked   parked    .         .        .        parked   .        .        .       .
 ";
 
 #[test]
@@ -192,6 +196,24 @@ fn a_dead_letter_that_is_retried_has_all_its_attempts() {
 }
 
 #[test]
+fn a_spooled_result_is_an_attempt_once_and_never_sent_again() {
+    let spooled = after(&job(JobState::Sending), Event::Spool { sha256: [1; 32], error: "full".to_owned() });
+    assert_eq!((spooled.attempts, spooled.sha256, spooled.state.due()), (1, Some([1; 32]), Some(0)));
+    let delivered = events().into_iter().find(|(name, _)| *name == "delivered").unwrap().1;
+    assert_eq!(after(&spooled, delivered).attempts, 1);
+}
+
+#[test]
+fn a_delivered_file_that_is_sent_again_counts_as_admitted_then() {
+    let done = Job { first_attempt_at: Some(1), sha256: Some([1; 32]), ..job(JobState::Done) };
+    let again = after(&done, Event::Requeue { at: LATER });
+    assert_eq!((again.admitted_at, again.first_attempt_at, again.sha256), (LATER, None, None));
+    let gone = Job { absent: true, ..done };
+    let refused = transition(&gone.path, Some(&gone), Event::Requeue { at: LATER }, &mut ledger(Some(gone.state)));
+    assert!(refused.is_err(), "there is nothing to send");
+}
+
+#[test]
 fn keys_hash_the_bytes_of_the_path_and_belong_to_a_watch() {
     let (a, b) = (WatchId::of("a"), WatchId::of("b"));
     let path = Path::new(std::ffi::OsStr::from_bytes(b"x\xff"));
@@ -202,7 +224,7 @@ fn keys_hash_the_bytes_of_the_path_and_belong_to_a_watch() {
 
 proptest! {
     #[test]
-    fn the_ledger_balances_over_any_history(history in proptest::collection::vec((0..3_usize, 0..17_usize), 0..200)) {
+    fn the_ledger_balances_over_any_history(history in proptest::collection::vec((0..3_usize, 0..events().len()), 0..200)) {
         let mut jobs: [Option<Job>; 3] = [None, None, None];
         let mut counters = Counters::default();
         let events = events();

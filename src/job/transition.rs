@@ -48,7 +48,14 @@ pub enum Event {
         /// Something the result file warns of.
         warning: Option<String>,
     },
-    /// The post-action is done, or was given up with a warning.
+    /// The pipeline has it, and its result is durable in the spool: its own place cannot be written now.
+    Spool {
+        /// Hash of what was sent.
+        sha256: ContentHash,
+        /// Why the result is not at its place.
+        error: String,
+    },
+    /// The post-action is done, or was given up with a warning; or a spooled result has no place any more.
     Finished {
         /// Why the post-action was given up.
         warning: Option<String>,
@@ -92,11 +99,13 @@ pub enum Event {
     /// Intake found the file absent (never merely unknown): what was not begun vanishes, and what was finished
     /// is noted, so that a file which appears there again is new.
     Gone,
-    /// A dead letter is to be tried again, with all its attempts.
+    /// An operator wants the path sent again, with all its attempts, also if this very content was delivered.
     Requeue {
         /// Now.
         at: Millis,
     },
+    /// An operator does not want this generation sent any more.
+    Forget,
     /// The daemon starts: what was being sent is sent again unless its result stands there.
     Recover {
         /// Now.
@@ -115,6 +124,7 @@ impl Event {
             Self::SameContent { .. } => "same-content",
             Self::Claim { .. } => "claim",
             Self::Delivered { .. } => "delivered",
+            Self::Spool { .. } => "spool",
             Self::Finished { .. } => "finished",
             Self::Retry { .. } => "retry",
             Self::Changed { .. } => "changed",
@@ -123,6 +133,7 @@ impl Event {
             Self::Vanish => "vanish",
             Self::Gone => "gone",
             Self::Requeue { .. } => "requeue",
+            Self::Forget => "forget",
             Self::Recover { .. } => "recover",
         }
     }
@@ -150,7 +161,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
     let (after, new_generation) = match (event, before) {
         (Event::Admit { generation, at }, before) => {
             // A generation that is on its way or delivered is finished first; the new one keeps settling.
-            if let Some(S::Sending | S::Delivered | S::Parked) = state {
+            if let Some(S::Sending | S::Spooled | S::Delivered | S::Parked) = state {
                 return Err(refused);
             }
             let mut job = Job::admitted(path, generation, at);
@@ -178,16 +189,28 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => return Err(refused),
         },
         (Event::Delivered { sha256, sidecar, post_action, warning }, Some(job)) => match job.state {
-            S::Sending => {
+            S::Sending | S::Spooled => {
                 let mut job = job.clone();
-                job.attempts = job.attempts.saturating_add(1);
+                // A spooled one was counted when the pipeline had it.
+                job.charge(job.state == S::Sending);
                 job.deliver(sha256, sidecar, post_action, warning);
                 (job, false)
             }
             _ => return Err(refused),
         },
+        (Event::Spool { sha256, error }, Some(job)) => match job.state {
+            S::Sending => {
+                let mut job = job.clone();
+                job.charge(true);
+                job.changes = 0;
+                (Job { state: S::Spooled, sha256: Some(sha256), last_error: Some(error), ..job }, false)
+            }
+            _ => return Err(refused),
+        },
         (Event::Finished { warning, gone }, Some(job)) => match job.state {
-            S::Delivered => (Job { state: S::Done, last_error: warning, absent: gone, ..job.clone() }, false),
+            S::Delivered | S::Spooled => {
+                (Job { state: S::Done, last_error: warning, absent: gone, ..job.clone() }, false)
+            }
             _ => return Err(refused),
         },
         (Event::Retry { due, error, charged }, Some(job)) => match job.state {
@@ -229,10 +252,18 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => (Job { absent: true, ..job.clone() }, false),
         },
         (Event::Requeue { at }, Some(job)) => match job.state {
-            S::Failed | S::Blocked { .. } => {
+            S::Pending { .. } | S::Failed | S::Blocked { .. } => {
                 let job =
                     Job { state: S::Pending { due: at }, attempts: 0, sidecar: None, absent: false, ..job.clone() };
                 (job, false)
+            }
+            // Admitted anew: the result of its earlier delivery is older than that, and so not taken for one of this.
+            S::Done | S::Ignored if !job.absent => (Job::admitted(path, job.generation, at), false),
+            _ => return Err(refused),
+        },
+        (Event::Forget, Some(job)) => match job.state {
+            S::Pending { .. } | S::Blocked { .. } | S::Failed | S::Vanished | S::Parked => {
+                (Job { state: S::Ignored, absent: job.absent || job.state == S::Vanished, ..job.clone() }, false)
             }
             _ => return Err(refused),
         },

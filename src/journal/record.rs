@@ -90,6 +90,7 @@ enum WireState {
     Vanished,
     Ignored,
     Parked,
+    Spooled,
 }
 
 /// The states as a list, so that a state more does not change the format: what is missing counts 0.
@@ -241,6 +242,7 @@ impl From<JobState> for WireState {
             JobState::Vanished => Self::Vanished,
             JobState::Ignored => Self::Ignored,
             JobState::Parked => Self::Parked,
+            JobState::Spooled => Self::Spooled,
         }
     }
 }
@@ -257,6 +259,7 @@ impl From<WireState> for JobState {
             WireState::Vanished => Self::Vanished,
             WireState::Ignored => Self::Ignored,
             WireState::Parked => Self::Parked,
+            WireState::Spooled => Self::Spooled,
         }
     }
 }
@@ -296,6 +299,7 @@ mod tests {
             Just(JobState::Vanished),
             Just(JobState::Ignored),
             Just(JobState::Parked),
+            Just(JobState::Spooled),
         ]
     }
 
@@ -349,7 +353,18 @@ mod tests {
         let expected =
             [&[1, 0, 0][..], &[3], b"a/b", &[1, 1, 2, 5, 1, 8], &[0, 5], &[0, 0, 5, 0, 0, 0, 0, 0, 0]].concat();
         assert_eq!(encode(&job(Path::new("a/b"))).unwrap(), [expected]);
-        let names = ["pending", "sending", "delivered", "done", "failed", "blocked", "vanished", "ignored", "parked"];
+        let names = [
+            "pending",
+            "sending",
+            "delivered",
+            "done",
+            "failed",
+            "blocked",
+            "vanished",
+            "ignored",
+            "parked",
+            "spooled",
+        ];
         assert_eq!(STATE_NAMES[..names.len()], names, "counters are stored in this order");
     }
 
@@ -381,7 +396,7 @@ mod tests {
         }
 
         #[test]
-        fn watches_and_meta_come_back(name in ".{0,100}", id: [u8; 16], admitted: u64, states: [u64; 9], superseded: u64) {
+        fn watches_and_meta_come_back(name in ".{0,100}", id: [u8; 16], admitted: u64, states: [u64; STATE_NAMES.len()], superseded: u64) {
             let counters = Counters { admitted, states, superseded, pruned: admitted };
             prop_assert_eq!(decode_watch(&encode_watch(&name, &counters).unwrap()), Ok((name, counters)));
             let id = Uuid::from_bytes(id);

@@ -13,7 +13,7 @@ mod schema;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -31,8 +31,8 @@ use crate::show::Shown;
 
 /// How many names are tried when strangers' files stand at ours.
 const MAX_ALTERNATIVES: u32 = 9;
-/// A file of ours is never larger: incoming messages are bounded below this.
-const MAX_LEN: u64 = 512 * 1024 * 1024;
+/// A file of ours is never larger, in bytes: incoming messages are bounded below this.
+pub const MAX_LEN: u64 = 512 * 1024 * 1024;
 
 /// A file of ours that stands beside an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,23 @@ pub struct Ours {
     pub sha256: Option<ContentHash>,
     /// When it was delivered; result files have it.
     pub completed_at: Option<Millis>,
+}
+
+/// A result file of ours that was read whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// What it says about itself.
+    pub ours: Ours,
+    /// Hash of what was sent.
+    pub sha256: ContentHash,
+    /// Name of its watch.
+    pub watch: String,
+    /// The input, as the watch's path and the path beneath it; bytes that are not UTF-8 are replaced.
+    pub filepath: PathBuf,
+    /// The first thing it warns of.
+    pub warning: Option<String>,
+    /// The very bytes.
+    pub content: Vec<u8>,
 }
 
 /// Where the result or error file of an input stands, or is to stand.
@@ -122,27 +139,42 @@ fn read_ours(dir: &Dir, name: OsString, input: &OsStr, kind: Kind, identity: &Id
     Ok(header.filter(about_this).map(|header| header.ours(name)))
 }
 
+/// Reads the file at a name as a result of ours of an object, wherever it stands; `None` for a stranger's, or nothing.
+pub fn read_result(dir: &Dir, name: &OsStr, object_id: Uuid, identity: &Identity) -> io::Result<Option<Whole>> {
+    let Some(mut file) = open_ours(dir, name, identity)? else { return Ok(None) };
+    let mut content = Vec::new();
+    file.read_to_end(&mut content)?;
+    let Ok(header) = serde_json::from_slice::<Header>(&content) else { return Ok(None) };
+    if !header.is_of(Kind::Result, identity) || header.object_id != object_id {
+        return Ok(None);
+    }
+    let (watch, filepath) = (header.watch.clone(), PathBuf::from(&header.filepath));
+    let warning = header.warnings.first().cloned();
+    let ours = header.ours(name.to_owned());
+    Ok(ours.sha256.map(|sha256| Whole { ours, sha256, watch, filepath, warning, content }))
+}
+
 /// Reads what a file of ours says about itself; `None` for a stranger's.
 fn read_header(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Header>> {
+    let Some(file) = open_ours(dir, name, identity)? else { return Ok(None) };
+    let Ok(header) = serde_json::from_reader::<_, Header>(io::BufReader::new(file)) else { return Ok(None) };
+    Ok(header.is_of(kind, identity).then_some(header))
+}
+
+/// Opens a file that may be ours by what `stat` says of it; `None` for a stranger's, or nothing.
+fn open_ours(dir: &Dir, name: &OsStr, identity: &Identity) -> io::Result<Option<io::Take<std::fs::File>>> {
     let ours = |seen: &crate::fs::Seen| seen.uid == identity.uid && seen.nlink == 1 && seen.generation.size <= MAX_LEN;
     match dir.look(name) {
         Ok(Look::File(seen)) if ours(&seen) => {}
         _ => return Ok(None),
     }
-    let file = match dir.open_file(name) {
-        Ok((file, seen)) if ours(&seen) => file,
-        Ok(_) => return Ok(None),
+    match dir.open_file(name) {
+        Ok((file, seen)) if ours(&seen) => Ok(Some(file.take(MAX_LEN))),
+        Ok(_) => Ok(None),
         // It went, or became something else, since it was looked at.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let Ok(header) = serde_json::from_reader::<_, Header>(io::BufReader::new(file.take(MAX_LEN))) else {
-        return Ok(None);
-    };
-    let ours = header.schema_version == SCHEMA_VERSION
-        && header.instance == identity.instance
-        && header.action == kind.action();
-    Ok(ours.then_some(header))
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// What an existing result says about a file as it is now.

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::Ours;
+use super::{Kind, Ours};
 use crate::clock::from_rfc3339;
+use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 
 /// Version of the files' schema.
@@ -97,9 +98,18 @@ pub(super) struct Header {
     sha256: Option<String>,
     #[serde(default)]
     completed_at: Option<String>,
+    #[serde(default)]
+    pub(super) watch: String,
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
 }
 
 impl Header {
+    /// Whether this daemon wrote it, in a form that it knows.
+    pub(super) fn is_of(&self, kind: Kind, identity: &Identity) -> bool {
+        self.schema_version == SCHEMA_VERSION && self.instance == identity.instance && self.action == kind.action()
+    }
+
     pub(super) fn ours(self, name: OsString) -> Ours {
         let sha256 = self.sha256.as_deref().and_then(from_hex);
         let completed_at = self.completed_at.as_deref().and_then(from_rfc3339);

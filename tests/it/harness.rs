@@ -140,6 +140,7 @@ impl Host {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rocketride-ingest"));
         command.arg("--config").arg(self.path("config.toml")).args(args);
+        command.env("RUNTIME_DIRECTORY", self.path(""));
         for variable in
             ["ROCKETRIDE_URI", "ROCKETRIDE_APIKEY", "STATE_DIRECTORY", "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET"]
         {

@@ -7,18 +7,23 @@ use std::time::Duration;
 
 use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, wait_for};
 
-fn chmod(path: impl AsRef<Path>, mode: u32) {
+pub fn chmod(path: impl AsRef<Path>, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
 /// Whether permissions can be tested: root gives the host to another user, anybody else is bound by them anyway.
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 /// Starts the daemon as a user for whom permissions hold.
-fn start_bound_by_permissions(host: &Host) -> Daemon {
-    let command = host.command(&["run"]);
+pub fn start_bound_by_permissions(host: &Host) -> Daemon {
+    start_bound(host, &["run"])
+}
+
+/// As [`start_bound_by_permissions`], any command.
+pub fn start_bound(host: &Host, args: &[&str]) -> Daemon {
+    let command = host.command(args);
     if !is_root() {
         return host.spawn(command);
     }
@@ -173,16 +178,16 @@ async fn where_no_result_can_be_written_nothing_is_sent_until_one_can() {
 }
 
 /// A small filesystem of its own at a path, while this lives. Mounting needs privileges that not every host grants.
-struct Mount(PathBuf);
+pub struct Mount(PathBuf);
 
 impl Mount {
     /// What stands at one path, at another one too.
-    fn bind(what: &Path, at: PathBuf) -> Self {
+    pub fn bind(what: &Path, at: PathBuf) -> Self {
         assert!(Command::new("mount").arg("--bind").args([what, &at]).status().unwrap().success());
         Self(at)
     }
 
-    fn tmpfs(at: PathBuf, options: &str) -> Option<Self> {
+    pub fn tmpfs(at: PathBuf, options: &str) -> Option<Self> {
         let mut mount = Command::new("mount");
         let mounted = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status();
         if mounted.is_ok_and(|status| status.success()) {
@@ -210,7 +215,7 @@ async fn on_a_full_disk_what_was_sent_is_recorded_once_there_is_room() {
     // Writes until the disk is full.
     assert!(std::fs::write(&ballast, vec![0; 1024 * 1024]).is_err());
     let daemon = host.start();
-    daemon.logged("delivered, but the result cannot be written; trying until it can").await;
+    daemon.logged("delivered, but the result cannot be written; it waits in the spool").await;
     assert!(names.iter().all(|name| host.result(name).is_none() && host.error(name).is_none()));
 
     std::fs::remove_file(&ballast).unwrap();

@@ -31,17 +31,20 @@ const RULES: &[(&str, &[&str])] = &[
             "sidecar",
         ],
     ),
+    ("pauses", &["fs", "job"]),
+    ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease", "once",
-            "show",
+            "admin", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease",
+            "once", "pauses", "show",
         ],
     ),
     (
         "cli",
         &[
+            "admin",
             "client",
             "clock",
             "config",

@@ -8,6 +8,7 @@
 
 mod after;
 mod cli;
+mod control;
 mod crashes;
 mod credentials;
 mod delivery;
@@ -23,5 +24,6 @@ mod secrets;
 mod send;
 mod signals;
 mod slots;
+mod spool;
 mod writers;
 mod wrong_config;

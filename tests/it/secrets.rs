@@ -14,14 +14,14 @@ use crate::harness::{Host, KEY, engine, wait_for};
 const LOUDEST: &str = "trace,governor=trace,hyper=trace,mio=trace,notify=trace,rustls=trace,sled=trace,tokio=trace,\
                        tokio_tungstenite=trace,tungstenite=trace";
 
-/// All files beneath a folder.
+/// All files beneath a folder; a socket holds nothing.
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_dir() {
             found.extend(files(&entry.path()));
-        } else {
+        } else if entry.file_type().unwrap().is_file() {
             found.push(entry.path());
         }
     }

@@ -15,7 +15,7 @@ use crate::identity::Identity;
 use crate::show::Shown;
 
 /// What the daemon keeps open for writing; files of another user among them stop it.
-const OWN: [&str; 5] = ["lock", "instance", "journal", "journal/db", "journal/conf"];
+const OWN: [&str; 6] = ["lock", "instance", "spool", "journal", "journal/db", "journal/conf"];
 /// Permission bits of strangers.
 const OTHERS: u32 = 0o007;
 

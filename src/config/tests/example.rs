@@ -83,6 +83,7 @@ fn the_example_file_explains_every_key_there_is() {
         ("pipelines.NAME.limits", fields::<raw::Limits>()),
         ("retry", fields::<raw::Retry>()),
         ("state", fields::<raw::State>()),
+        ("admin", fields::<raw::Admin>()),
         ("log", fields::<raw::Log>()),
         ("pipelines.NAME", fields::<raw::Pipeline>().into_iter().filter(|key| *key != "limits").collect()),
         ("watch", fields::<raw::Watch>().into_iter().filter(|key| *key != "results").collect()),
@@ -92,5 +93,5 @@ fn the_example_file_explains_every_key_there_is() {
             assert!(shown.contains(&(section.to_owned(), key.to_owned())), "[{section}] {key} is not in the example");
         }
     }
-    assert_eq!(fields::<raw::File>(), ["server", "limits", "retry", "state", "log", "pipelines", "watch"]);
+    assert_eq!(fields::<raw::File>(), ["server", "limits", "retry", "state", "admin", "log", "pipelines", "watch"]);
 }

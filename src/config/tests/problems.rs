@@ -6,7 +6,7 @@ use super::{MINIMAL, good, invalid, one_problem, origin, with};
 #[test]
 fn an_unknown_key_is_an_error_with_its_place_and_the_known_ones() {
     one_problem(&with("[server]", "proxy = \"\""), "server.proxy", "proxy", "unknown key");
-    one_problem(&with("[admin]", ""), "admin", "[admin]", "unknown key");
+    one_problem(&with("[metrics]", ""), "metrics", "[metrics]", "unknown key");
     one_problem(&with("[[watch]]", "setle = \"2s\""), "watch.setle", "setle", "`settle`");
     one_problem(&with("[watch.results]", "text = true"), "watch.results.text", "text", "unknown key");
     one_problem(&with("[pipelines.invoices]", "key = 1"), "pipelines.invoices.key", "key = 1", "unknown key");
@@ -246,4 +246,15 @@ proptest::proptest! {
             assert!(!printed.contains(['\u{1b}', '\u{202e}', '\t', '\r']));
         }
     }
+}
+
+#[test]
+fn an_admin_address_and_a_socket_must_be_usable_as_such() {
+    let of = |line: &str| with("[admin]", line);
+    one_problem(&of("listen = \"localhost\""), "admin.listen", "listen", "an IP and a port");
+    one_problem(&of("socket = \"admin.sock\""), "admin.socket", "socket", "absolute");
+    one_problem(&of(&format!("socket = \"/{}\"", "s".repeat(107))), "admin.socket", "socket", "107 bytes");
+    let admin = good(&of("listen = \"[::1]:9644\"\ntoken_file = \"token\"")).admin;
+    assert_eq!(admin.listen.unwrap().port(), 9644);
+    assert!(admin.token.is_some());
 }

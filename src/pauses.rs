@@ -1,0 +1,170 @@
+//! What an operator paused: watches and pipelines that delivery leaves alone until they are resumed.
+//!
+//! A pause survives restarts, and says since when. It is kept in a file of its own beside the journal, because the journal
+//! may be thrown away and an operator's word may not. It knows nothing of what a pause means.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::fs::Dir;
+use crate::job::Millis;
+
+/// The file in the state directory.
+const FILE: &str = "pauses.json";
+/// A file with more is none of ours, in bytes.
+const MAX_FILE: u64 = 1024 * 1024;
+
+/// What can be paused.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", tag = "kind", content = "name")]
+pub enum Subject {
+    /// A watch: nothing new of it is sent; what appears is still journaled.
+    Watch(String),
+    /// A pipeline: nothing new is sent to it.
+    Pipeline(String),
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Watch(name) => write!(f, "watch:{name}"),
+            Self::Pipeline(name) => write!(f, "pipeline:{name}"),
+        }
+    }
+}
+
+/// What is paused, and since when.
+pub type Paused = BTreeMap<Subject, Millis>;
+
+/// One pause as it stands in the file.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    #[serde(flatten)]
+    subject: Subject,
+    since: Millis,
+}
+
+/// Why the pauses cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use {}: {source}", .path.display())]
+pub struct PausesError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// The pauses of one daemon.
+#[derive(Debug)]
+pub struct Pauses {
+    state_dir: PathBuf,
+    now: watch::Sender<Paused>,
+}
+
+impl Pauses {
+    /// Reads what was paused before. Blocks.
+    ///
+    /// Errors: the file is there and cannot be read; to go on without it would send what an operator held back.
+    pub fn load(state_dir: &Path) -> Result<Self, PausesError> {
+        let path = state_dir.join(FILE);
+        let read = || -> io::Result<Paused> {
+            let length = match std::fs::metadata(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Paused::new()),
+                other => other?.len(),
+            };
+            if length > MAX_FILE {
+                return Err(io::Error::other("it is too large to be ours"));
+            }
+            let entries: Vec<Entry> = serde_json::from_slice(&std::fs::read(&path)?)?;
+            Ok(entries.into_iter().map(|entry| (entry.subject, entry.since)).collect())
+        };
+        match read() {
+            Ok(paused) => Ok(Self { state_dir: state_dir.to_owned(), now: watch::Sender::new(paused) }),
+            Err(source) => Err(PausesError { path, source }),
+        }
+    }
+
+    /// What is paused now.
+    pub fn paused(&self) -> Paused {
+        self.now.borrow().clone()
+    }
+
+    /// Follows what is paused.
+    pub fn follow(&self) -> watch::Receiver<Paused> {
+        self.now.subscribe()
+    }
+
+    /// Pauses or resumes; durable when it returns. True if that changed anything. A pause that lasts keeps its time. Blocks.
+    pub fn set(&self, subject: Subject, paused: bool, at: Millis) -> Result<bool, PausesError> {
+        let mut failed = None;
+        // Inside the lock of the channel, so that two operators do not write over each other.
+        let changed = self.now.send_if_modified(|now| {
+            let mut after = now.clone();
+            if paused {
+                after.entry(subject).or_insert(at);
+            } else {
+                after.remove(&subject);
+            }
+            if after == *now {
+                return false;
+            }
+            match self.write(&after) {
+                Ok(()) => *now = after,
+                Err(error) => failed = Some(error),
+            }
+            failed.is_none()
+        });
+        failed.map_or(Ok(changed), Err)
+    }
+
+    fn write(&self, paused: &Paused) -> Result<(), PausesError> {
+        let entries: Vec<_> =
+            paused.iter().map(|(subject, since)| Entry { subject: subject.clone(), since: *since }).collect();
+        let write = || {
+            let json = serde_json::to_vec_pretty(&entries)?;
+            Dir::open(&self.state_dir)?.write_whole(FILE.as_ref(), &json)
+        };
+        write().map_err(|source| PausesError { path: self.state_dir.join(FILE), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn invoices() -> Subject {
+        Subject::Watch("invoices".into())
+    }
+
+    #[test]
+    fn a_pause_survives_a_restart_with_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let pauses = Pauses::load(dir.path()).unwrap();
+        assert!(pauses.set(invoices(), true, 7).unwrap());
+        assert!(!pauses.set(invoices(), true, 9).unwrap(), "it is paused already");
+        assert!(pauses.set(Subject::Pipeline("invoices".into()), true, 8).unwrap());
+        let again = Pauses::load(dir.path()).unwrap();
+        assert_eq!(again.paused().get(&invoices()), Some(&7));
+        assert!(again.set(invoices(), false, 10).unwrap());
+        assert_eq!(Pauses::load(dir.path()).unwrap().paused().len(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_understood_is_an_error_and_not_a_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), "[{").unwrap();
+        let error = Pauses::load(dir.path()).unwrap_err();
+        assert!(error.to_string().contains(FILE), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_not_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        let pauses = Pauses::load(&dir.path().join("gone")).unwrap();
+        assert!(pauses.set(invoices(), true, 1).is_err());
+        assert!(pauses.paused().is_empty());
+    }
+}
