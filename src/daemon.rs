@@ -20,6 +20,7 @@ use crate::admin::{self, Desk, Running};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::Config;
+use crate::crash;
 use crate::delivery::dispatch::Dispatcher;
 use crate::delivery::pipeline::Line;
 use crate::delivery::spool::{Spool, SpoolError};
@@ -124,6 +125,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let pauses = Arc::new(Pauses::load(&config.state.directory)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
     let recovered = extending("recovering", None, journal.recover(&watches, unix_millis())).await?;
+    crash::point("daemon.recovered");
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), instance = %identity.instance, records = opened.records,
         interrupted = recovered.interrupted, parked = recovered.parked, unparked = recovered.unparked, "starting"
@@ -213,6 +215,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     drained.await?;
     supervised.set.shutdown().await;
     extending("closing the journal", None, journal.close()).await;
+    crash::point("daemon.closed");
     tracing::info!("stopped");
     Ok(ended)
 }

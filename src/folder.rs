@@ -3,6 +3,8 @@
 //! Intake opens the root and says when it is gone; delivery reads files through it, tells intake which files
 //! changed under its hands, and holds the watch when this host cannot serve it. Neither knows the other.
 
+mod tenures;
+
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::tenures::Tenures;
 use crate::config::Watch;
+use crate::crash;
 use crate::fs::{Dir, Root};
+use crate::job::{Job, Millis};
 use crate::sidecar;
 
 /// Paths that delivery may have waiting for intake; more are found again by the next scan.
@@ -31,6 +36,8 @@ pub struct Folder {
     /// The watch as configured.
     pub watch: Arc<Watch>,
     root: watch::Sender<Availability>,
+    /// Which folder stood at the path when.
+    tenures: Mutex<Tenures>,
     /// Paths whose content changed while they were being sent.
     changed: mpsc::Sender<PathBuf>,
     /// Paths that are settling now.
@@ -73,6 +80,7 @@ impl Folder {
         let folder = Self {
             watch,
             root: watch::Sender::new(Availability::Starting),
+            tenures: Mutex::default(),
             changed,
             settling: AtomicU64::new(0),
             scanned: AtomicBool::new(false),
@@ -101,6 +109,27 @@ impl Folder {
     /// Says whether the root can be used.
     pub fn set_availability(&self, availability: Availability) {
         self.root.send_replace(availability);
+    }
+
+    /// Notes which folder stands at the path now. True if it is another one than before, which was not seen to be removed.
+    pub fn opened(&self, root: &Root, at: Millis) -> bool {
+        lock(&self.tenures).opened(root.id(), at)
+    }
+
+    /// Whether this very folder stood at the path before, since the start.
+    pub fn knows(&self, root: &Root) -> bool {
+        lock(&self.tenures).knows(root.id())
+    }
+
+    /// Notes that the folder at the path was removed: it was empty then.
+    pub fn removed(&self) {
+        lock(&self.tenures).removed();
+    }
+
+    /// Whether it can be told that the file of a job is gone, when it is not in the folder that stands at the path now:
+    /// not if it was admitted from another one.
+    pub fn can_tell(&self, job: &Job) -> bool {
+        lock(&self.tenures).tell(job.admitted_at)
     }
 
     /// Tells intake that a file is not what it was; it settles again.
@@ -166,6 +195,7 @@ impl Folder {
             return Ok(false);
         }
         dir.unlink(name)?;
+        crash::point("temp.swept");
         Ok(true)
     }
 

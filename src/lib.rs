@@ -20,6 +20,7 @@
 //! | `pauses` | what an operator paused |
 //! | `config` | what was written -> what the daemon uses |
 //! | `job` | generations, states, and the whole table of transitions: pure |
+//! | `crash` | points at which tests let the process die; nothing in an ordinary build |
 //! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
 //! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
 //! | [`client`] | all of the server: connections, tasks, pipes, uploads, events |
@@ -63,6 +64,10 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(all(feature = "daemon", not(feature = "crash-points")))]
+mod crash;
+#[cfg(feature = "crash-points")]
+pub mod crash;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]

@@ -13,12 +13,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::marker;
 use crate::config::{OnFailure, OnSuccess, Watch};
+use crate::crash;
 use crate::folder::Folder;
 use crate::fs::{Access, Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
@@ -111,12 +112,17 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             return Ok(Outcome::Kept(String::new()));
         }
         let Some(seen) = dir.file(name)? else {
+            if let Look::Unknown(error) = root.look(rel) {
+                return Err(error);
+            }
             // Somebody else removed it, or we did before a crash; what belongs to it may still have to follow it.
             match wanted {
                 Wanted::Keep => {}
                 Wanted::Delete => take_marker(folder, &dir, rel, delivered, None),
                 Wanted::Move(target) => follow_moved(folder, root, target, rel, &dir, delivered)?,
             }
+            // Whoever did it: it is gone for good once the journal says so.
+            dir.sync()?;
             return Ok(Outcome::Gone);
         };
         // A chmod moves the change time, and so does a rewrite that puts the other times back: the content tells.
@@ -132,7 +138,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
         }
         dir.rename_new(name, &dir, &hidden)?;
+        crash::point("after.hidden");
         dir.sync()?;
+        crash::point("after.hidden-durable");
     }
     let same = dir.file(&hidden)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation));
     if !same {
@@ -147,7 +155,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
         Wanted::Keep => put_back(&dir, &hidden, name).map(|()| Outcome::Kept(String::new())),
         Wanted::Delete => {
             dir.unlink(&hidden)?;
+            crash::point("after.unlinked");
             dir.sync()?;
+            crash::point("after.unlinked-durable");
             take_marker(folder, &dir, rel, delivered, None);
             Ok(Outcome::Gone)
         }
@@ -164,18 +174,18 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     }
 }
 
-/// What became of a hidden file that a scan found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a hidden file is that a scan found.
+#[derive(Debug, Clone)]
 pub enum Recovery {
     /// It is gone, or a job that is known has it: nothing to do.
     NotOurs,
     /// Nothing is known about it; it stays as it is.
     Unknown,
-    /// The post-action of this input was finished or undone.
-    Finished(OsString, Outcome),
+    /// The input of this path, as it was delivered; its post-action is to be finished.
+    Begun(PathBuf, Delivered),
 }
 
-/// Finishes or undoes the post-action of a hidden file that no record knows.
+/// Says whose post-action a hidden file is in the middle of that no record knows.
 ///
 /// `is_known` tells whether a job at a path has its post-action still to do: that one is left to the dispatcher.
 pub fn recover(
@@ -206,9 +216,9 @@ pub fn recover(
     if !is_this || (kind == Kind::Result && ours.sha256.is_none()) {
         return Ok(Recovery::Unknown);
     }
+    crash::point("orphan.found");
     let sha256 = ours.sha256.filter(|_| kind == Kind::Result);
-    let delivered = Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name };
-    finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
+    Ok(Recovery::Begun(rel, Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name }))
 }
 
 /// A rename moves the ctime, so that is not compared.
@@ -236,7 +246,10 @@ fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
 /// Gives a hidden file its name back; if that is taken by now, both stay.
 pub(super) fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
     match dir.rename_new(hidden, dir, name) {
-        Ok(()) => dir.sync(),
+        Ok(()) => {
+            crash::point("after.put-back");
+            dir.sync()
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
             format!("its name is taken by now; the file stays as {}: rename or remove that", hidden.display()),
@@ -290,8 +303,10 @@ fn move_to(
         let name = target_name(base_name(rel), &mark, n);
         match dir.rename_new(hidden, &to, &name) {
             Ok(()) => {
+                crash::point("after.moved");
                 to.sync()?;
                 dir.sync()?;
+                crash::point("after.moved-durable");
                 move_result(dir, &to, &name, delivered)?;
                 take_marker(folder, dir, rel, delivered, Some((&to, &name)));
                 return Ok(());
@@ -349,8 +364,11 @@ fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io:
     for n in 1..=u32::from(MOVE_NAMES) {
         match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, delivered.kind, n)) {
             Ok(()) => {
+                crash::point("after.result-moved");
                 to.sync()?;
-                return dir.sync();
+                dir.sync()?;
+                crash::point("after.result-moved-durable");
+                return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -377,12 +395,11 @@ fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Re
         let mut dir = root.dir(Path::new(""))?;
         let like = dir.access()?;
         for component in inner.components() {
-            dir = dir.make_dir(plain(component)?, &like)?;
+            dir = dir.make_dir(plain(component)?, Some(&like))?;
         }
         dir
     } else {
-        std::fs::create_dir_all(target)?;
-        Dir::open(target)?
+        Dir::open_or_make(target)?
     };
     mirror(root, dir, rel.parent().unwrap_or(Path::new("")))
 }
@@ -395,7 +412,7 @@ fn mirror(root: &Root, mut dir: Dir, path: &Path) -> io::Result<Dir> {
         let name = plain(component)?;
         model = model.and_then(|model| model.subdir(name).ok());
         let like = model.as_ref().and_then(|model| model.access().ok());
-        dir = dir.make_dir(name, &like.unwrap_or_else(Access::none))?;
+        dir = dir.make_dir(name, Some(&like.unwrap_or_else(Access::none)))?;
     }
     Ok(dir)
 }

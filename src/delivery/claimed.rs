@@ -74,16 +74,28 @@ impl Claimed {
     pub fn of_open(&self, error: &io::Error) -> Fault {
         if error.kind() == io::ErrorKind::NotFound {
             return match self.root.look(&self.job.path) {
-                Look::Absent => Fault::Vanished,
+                Look::Absent => self.missing(),
                 Look::Unknown(unknown) => Fault::Blocked(format!("cannot tell whether the file is there: {unknown}")),
                 _ => Fault::Changed("another file came to its place".into()),
             };
         }
         // Something else than a file stands at its place, or on the way to it.
         if error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
-            return Fault::Vanished;
+            return self.missing();
         }
         verdict::of_file("cannot open the file", error)
+    }
+
+    /// The file is not in the folder that stands at the watch's path.
+    fn missing(&self) -> Fault {
+        if self.folder.can_tell(&self.job) {
+            return Fault::Vanished;
+        }
+        Fault::Blocked(
+            "the file is not in the folder that stands at the watch's path now, which is another one than it was seen in; \
+             put that one back (mount it), or restart the daemon if it is this one that counts"
+                .into(),
+        )
     }
 
     /// Tells the journal; `None` if the job is no longer what this worker claimed.

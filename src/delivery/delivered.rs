@@ -18,6 +18,7 @@ use super::verdict::Fault;
 use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
@@ -80,11 +81,8 @@ impl Claimed {
             Err(fault) => return self.failed(fault).await,
         };
         drop(content);
-        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
-        let removed = blocking(move || remove_error_file(&dir, &input, &identity)).await;
-        if let Err(error) = removed {
-            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
-        }
+        crash::point("delivered.placed");
+        self.remove_error_file(dir).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -97,12 +95,22 @@ impl Claimed {
     }
 
     /// Records that the result of an interrupted attempt stands there already.
-    pub async fn adopted(&self, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
+    pub async fn adopted(&self, dir: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
+        // That attempt may have been interrupted before this.
+        self.remove_error_file(dir).await;
         self.delivered(sha256, sidecar.as_ref(), None).await
+    }
+
+    /// Removes the error file of an earlier failure.
+    async fn remove_error_file(&self, dir: Arc<Dir>) {
+        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
+        if let Err(error) = blocking(move || remove_error_file(&dir, &input, &identity)).await {
+            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
+        }
     }
 
     async fn delivered(&self, sha256: ContentHash, sidecar: &OsStr, warning: Option<String>) -> Result<(), Failure> {
@@ -122,6 +130,7 @@ impl Claimed {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
         let sidecar = sidecar.to_string_lossy().into_owned();
         let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
+        crash::point("delivered.recorded");
         if job.is_some() {
             self.clear_spool().await;
         }
@@ -147,6 +156,7 @@ impl Claimed {
                 }
             }
         };
+        crash::point("finish.done");
         let warning = match &outcome {
             after::Outcome::Kept(why) if !why.is_empty() => {
                 tracing::warn!(
@@ -157,7 +167,9 @@ impl Claimed {
             }
             after::Outcome::Kept(_) | after::Outcome::Gone => None,
         };
-        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await.map(drop)
+        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await?;
+        crash::point("finish.recorded");
+        Ok(())
     }
 
     /// The post-action cannot be done, by a defect of ours: the job is done without it.

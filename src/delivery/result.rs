@@ -15,6 +15,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::config::ResultMode;
+use crate::crash;
 use crate::folder::{Folder, TempClaim};
 use crate::fs::{Access, Dir, Seen};
 use crate::identity::Identity;
@@ -75,6 +76,7 @@ impl Temp {
             _ => Err(error),
         })?;
         let temp = Self { dir: dir.clone(), claim: Some(claim), file, placed: false };
+        crash::point("temp.created");
         match folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
             ResultMode::Inherit => {
@@ -93,7 +95,9 @@ impl Temp {
     /// One of ours at the name is replaced; a stranger's file never is.
     pub fn place(mut self, content: &[u8], input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<OsString> {
         self.file.write_all(content)?;
+        crash::point("sidecar.written");
         self.file.sync_all()?;
+        crash::point("sidecar.synced");
         for _ in 0..PLACE_TRIES {
             let place = sidecar::find(&self.dir, input, kind, identity)?;
             let renamed = match &place {
@@ -107,7 +111,9 @@ impl Temp {
             match renamed {
                 Ok(()) => {
                     self.placed = true;
+                    crash::point("sidecar.renamed");
                     self.dir.sync()?;
+                    crash::point("sidecar.durable");
                     return Ok(place.name().to_owned());
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -143,6 +149,8 @@ pub fn remove_error_file(dir: &Dir, input: &OsStr, identity: &Identity) -> io::R
     match sidecar::find(dir, input, Kind::Error, identity)? {
         Place::Ours(ours) => {
             dir.unlink(&ours.name)?;
+            crash::point("error-file.removed");
+            dir.sync()?;
             Ok(true)
         }
         Place::Free(_) => Ok(false),

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags
 use rustix::io::Errno;
 
 use super::{Access, FsKind, Look, Seen, stat_fd};
+use crate::crash;
 use crate::lease::{self, Writers};
 
 /// A directory beneath a root, held open.
@@ -47,6 +48,16 @@ impl Dir {
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         let kind = FsKind::of(&fd)?;
         Ok(Self { fd, kind })
+    }
+
+    /// As [`Dir::open`]; what is missing on the way there is made, durably.
+    pub fn open_or_make(path: &Path) -> io::Result<Self> {
+        match (Self::open(path), path.parent(), path.file_name()) {
+            (Err(error), Some(above), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+                Self::open_or_make(above)?.make_dir(name, None)
+            }
+            (opened, ..) => opened,
+        }
     }
 
     /// The directory above; that of the topmost is itself.
@@ -128,16 +139,25 @@ impl Dir {
     }
 
     /// Opens a directory in this one, which is made if it is missing; a link is refused. One that is made is open to
-    /// nobody more than `like` says.
-    pub fn make_dir(&self, name: &OsStr, like: &Access) -> io::Result<Self> {
-        let made = match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o700)) {
+    /// nobody more than `like` says, or to whom the umask leaves it.
+    pub fn make_dir(&self, name: &OsStr, like: Option<&Access>) -> io::Result<Self> {
+        let made = match rustix::fs::mkdirat(
+            &self.fd,
+            name,
+            Mode::from_raw_mode(if like.is_some() { 0o700 } else { 0o777 }),
+        ) {
             Ok(()) => true,
+            // One that a crash left unsynced becomes durable with the first sync of what is put into it, wherever there is a
+            // journal; a sync of every folder above at every move would be paid for by every file.
             Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
         };
         let dir = self.subdir(name)?;
         if made {
-            like.give(&dir.fd, 0o7, 0o7);
+            if let Some(like) = like {
+                like.give(&dir.fd, 0o7, 0o7);
+            }
+            crash::point("directory.made");
             self.sync()?;
         }
         Ok(dir)
@@ -199,10 +219,16 @@ impl Dir {
             _ => {}
         }
         let mut file = self.create_new(&temp, 0o600)?;
+        crash::point("whole-file.created");
         io::Write::write_all(&mut file, content)?;
+        crash::point("whole-file.written");
         file.sync_all()?;
+        crash::point("whole-file.synced");
         self.replace(&temp, name)?;
-        self.sync()
+        crash::point("whole-file.renamed");
+        self.sync()?;
+        crash::point("whole-file.durable");
+        Ok(())
     }
 
     /// Removes a file.

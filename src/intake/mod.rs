@@ -35,9 +35,10 @@ use self::select::Selector;
 use self::settle::Settling;
 use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
+use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
 use crate::folder::{Availability, Folder};
-use crate::fs::{Root, base_name};
+use crate::fs::{Mounts, Root, RootId, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
@@ -80,6 +81,8 @@ pub struct Intake {
     never_said: bool,
     /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
     mounted: bool,
+    /// What was mounted beneath the root when it was open last.
+    mounts: Option<(RootId, Mounts)>,
 }
 
 /// How new files of a root are noticed.
@@ -134,6 +137,7 @@ impl Intake {
             unsure_said: false,
             never_said: false,
             mounted: false,
+            mounts: None,
         }
     }
 
@@ -159,12 +163,20 @@ impl Intake {
     async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let (watch, roots, was_mounted) = (self.folder.watch.clone(), self.roots.clone(), self.mounted);
+            let (folder, roots, was_mounted) = (self.folder.clone(), self.roots.clone(), self.mounted);
+            let mounts = self.mounts.clone();
             let opened = blocking(move || {
-                let root = Root::open(&watch.path)?;
+                let watch = &folder.watch;
+                let mut root = Root::open(&watch.path)?;
+                if let Some((id, mounts)) = mounts
+                    && id == root.id()
+                {
+                    root = root.with_mounts(mounts);
+                }
                 let top = root.dir(Path::new(""))?;
                 let mounted = top.device()? != top.above()?.device()?;
-                if was_mounted && !mounted {
+                // The folder beneath a mount shows; one that was served before is no stranger.
+                if was_mounted && !mounted && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
                 // A root that cannot be listed cannot be served either.
@@ -182,6 +194,14 @@ impl Intake {
             match outcome {
                 Ok((root, mounted, in_use)) => {
                     self.mounted = mounted;
+                    self.mounts = Some((root.id(), root.mounts()));
+                    if self.folder.opened(&root, unix_millis()) {
+                        tracing::warn!(
+                            watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path),
+                            "another folder stands at this path than before; what is served is this one, and files of the \
+                             one before that are not in it are unknown, not gone, until it is back or the daemon restarts"
+                        );
+                    }
                     self.folder.set_availability(Availability::Open(root.clone()));
                     return (root, in_use);
                 }
@@ -218,6 +238,9 @@ impl Intake {
             let look_at = self.settling.next_due().map(|due| self.started + due);
             tokio::select! {
                 round = rounds.ended() => {
+                    if round.report.no_descriptors {
+                        rounds.rescan();
+                    }
                     if round.report.exhausted && backend == Backend::Events {
                         backend = self.fall_back(&WatchError::Exhausted);
                         rounds.set_interval(backend.interval(&watch));
@@ -251,9 +274,15 @@ impl Intake {
                 }
                 _ = root_check.tick() => {
                     let checked = root.clone();
-                    match timeout(ROOT_TIMEOUT, blocking(move || checked.verify())).await {
+                    let check = move || checked.verify().map_err(|error| (error, checked.is_removed()));
+                    match timeout(ROOT_TIMEOUT, blocking(check)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(error)) => return Ok(error.to_string()),
+                        Ok(Err((error, removed))) => {
+                            if removed.unwrap_or(false) {
+                                self.folder.removed();
+                            }
+                            return Ok(error.to_string());
+                        }
                         Err(_) => return Ok(DOES_NOT_ANSWER.into()),
                     }
                 }

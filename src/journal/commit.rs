@@ -17,6 +17,7 @@ use super::record::{CodecError, Meta};
 use super::store::{ReadError, Store};
 use super::view::{Shared, Watch, sum};
 use super::{Failure, layout, record};
+use crate::crash;
 use crate::job::{self, Event, FileKey, Generation, Job, Refused, WatchId};
 use crate::panics;
 
@@ -157,12 +158,14 @@ impl Writer {
         let batch = plan.batch(&meta).map_err(|error| read_failed(error.into()))?;
         let changed = plan.slots.into_iter().filter(|(_, slot)| slot.after.is_some());
         let before = changed.map(|(key, slot)| (key, slot.before)).collect();
+        crash::point("commit.begun");
         self.shared
             .with_view(|view| {
                 view.uncommitted = before;
                 self.store.db.apply_batch(batch)
             })
             .map_err(write_failed)?;
+        crash::point("commit.applied");
         self.store.make_durable().map_err(write_failed)?;
         self.sequence = meta.sequence;
         self.store.note(self.sequence);
@@ -171,6 +174,7 @@ impl Writer {
             view.watches = watches;
         });
         self.shared.bump();
+        crash::point("commit.answering");
         Ok(outcomes)
     }
 }
