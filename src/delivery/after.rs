@@ -3,7 +3,8 @@
 //!
 //! Between "this is the file that was delivered" and "remove it", a writer may replace it. So it is first
 //! renamed, without replacing anything, to a hidden name that nobody else uses; what stands there is compared
-//! with what was delivered; only then it goes. On a difference it is renamed back.
+//! with what was delivered; only then it goes. On a difference it is renamed back, to a name like its own if that is
+//! taken by then: under the hidden one nobody would see it, and it would never be sent.
 //!
 //! A crash at any step is finished at the next start: with a record the steps are simply taken again; without
 //! one (the journal was thrown away) the result file beside it names the object and says what it was.
@@ -20,7 +21,7 @@ use super::marker;
 use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::crash;
 use crate::folder::Folder;
-use crate::fs::{Dir, Look, Root, Seen, base_name};
+use crate::fs::{Access, Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
@@ -89,7 +90,24 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     let name = base_name(rel);
     let hidden = sidecar::hidden_name(delivered.object_id);
     let wanted = delivered.wanted(&folder.watch);
-    if !dir.exists(&hidden)? {
+    let is_hidden = match dir.look(&hidden) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+        Ok(Look::File(seen)) if is_delivered(&seen, &delivered.generation) => true,
+        // Not what was delivered: it may be somebody's only copy, and under this name it would never be sent.
+        Ok(Look::File(_)) => {
+            if reveal(&dir, &hidden, name)? {
+                return Ok(Outcome::Kept("another file came to its place".into()));
+            }
+            false
+        }
+        Ok(_) => {
+            let why =
+                format!("{} stands in the way, and is no file: remove it, then touch this file", hidden.display());
+            return Ok(Outcome::Kept(why));
+        }
+    };
+    if !is_hidden {
         if wanted == Wanted::Keep {
             return Ok(Outcome::Kept(String::new()));
         }
@@ -126,10 +144,11 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     }
     let same = dir.file(&hidden)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation));
     if !same {
-        return put_back(&dir, &hidden, name).map(|()| Outcome::Kept("another file came to its place".into()));
+        return reveal(&dir, &hidden, name).map(|_| Outcome::Kept("another file came to its place".into()));
     }
     if is_written(&dir, &hidden)? {
-        put_back(&dir, &hidden, name)?;
+        // What is written now is not what was delivered any more.
+        reveal(&dir, &hidden, name)?;
         return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
     }
     match wanted {
@@ -147,7 +166,7 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             Err(error) => {
                 put_back(&dir, &hidden, name)?;
                 if error.kind() == io::ErrorKind::CrossesDevices {
-                    return Ok(Outcome::Kept(format!("{} is on another filesystem", target.display())));
+                    return Ok(Outcome::Kept(format!("{} is on another filesystem", Shown(target))));
                 }
                 Err(error)
             }
@@ -233,10 +252,38 @@ pub(super) fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()
         }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("its name is taken by now; the file stays as {}", hidden.display()),
+            format!("its name is taken by now; the file stays as {}: rename or remove that", hidden.display()),
         )),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a file that is not known to be delivered its name back, or one like it if that is taken: it is to be seen, and
+/// sent. True if it has its own name.
+fn reveal(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<bool> {
+    for n in 0..MOVE_NAMES {
+        let salt = *Uuid::new_v4().as_bytes();
+        let other = sidecar::disambiguated(name, &[salt, salt].concat().try_into().unwrap_or_default());
+        let to = if n == 0 { name } else { &other };
+        match dir.rename_new(hidden, dir, to) {
+            Ok(()) => {
+                let shown = |name: &OsStr| Shown(Path::new(name)).to_string();
+                tracing::warn!(
+                    from = shown(hidden),
+                    to = shown(to),
+                    "a file that is not the delivered one stood at the name of a post-action; it has a name of its own again"
+                );
+                dir.sync()?;
+                return Ok(n == 0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("rename {} by hand: every name is taken", hidden.display()),
+    ))
 }
 
 fn move_to(
@@ -248,7 +295,9 @@ fn move_to(
     hidden: &OsStr,
     delivered: &Delivered,
 ) -> io::Result<()> {
-    let to = target_dir(folder, root, target, rel)?;
+    let to = target_dir(folder, root, target, rel).map_err(|error| {
+        io::Error::new(error.kind(), format!("no folder to move it to, in {}: {error}", Shown(target)))
+    })?;
     let mark = delivered.mark();
     for n in 0..MOVE_NAMES {
         let name = target_name(base_name(rel), &mark, n);
@@ -266,7 +315,7 @@ fn move_to(
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", target.display())))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", Shown(target))))
 }
 
 /// After a crash between the move of the input and that of what belongs to it: this follows.
@@ -343,21 +392,36 @@ fn target_name(input: &OsStr, sha256: &ContentHash, n: u8) -> OsString {
 fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Result<Dir> {
     let dir = if let Ok(inner) = target.strip_prefix(&folder.watch.path) {
         // Beneath the inbox, where strangers write: every step is checked.
-        descend(root.dir(Path::new(""))?, inner)?
+        let mut dir = root.dir(Path::new(""))?;
+        let like = dir.access()?;
+        for component in inner.components() {
+            dir = dir.make_dir(plain(component)?, Some(&like))?;
+        }
+        dir
     } else {
         Dir::open_or_make(target)?
     };
-    descend(dir, rel.parent().unwrap_or(Path::new("")))
+    mirror(root, dir, rel.parent().unwrap_or(Path::new("")))
 }
 
-fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {
+/// Makes the folders on the way to `path` beneath the target, each no more open than the one that it mirrors: what was
+/// in a private folder stays in one.
+fn mirror(root: &Root, mut dir: Dir, path: &Path) -> io::Result<Dir> {
+    let mut model = root.dir(Path::new("")).ok();
     for component in path.components() {
-        let Component::Normal(name) = component else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain"));
-        };
-        dir = dir.make_dir(name)?;
+        let name = plain(component)?;
+        model = model.and_then(|model| model.subdir(name).ok());
+        let like = model.as_ref().and_then(|model| model.access().ok());
+        dir = dir.make_dir(name, Some(&like.unwrap_or_else(Access::none)))?;
     }
     Ok(dir)
+}
+
+fn plain(component: Component<'_>) -> io::Result<&OsStr> {
+    match component {
+        Component::Normal(name) => Ok(name),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain")),
+    }
 }
 
 #[cfg(test)]

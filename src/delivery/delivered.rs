@@ -209,13 +209,13 @@ impl Claimed {
         loop {
             let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
             let placed = blocking(move || {
-                let identity = &claimed.tools.identity;
+                let (identity, input) = (&claimed.tools.identity, base_name(&claimed.job.path));
                 let place = || -> io::Result<_> {
                     let temp = match temp {
                         Some(temp) => temp,
-                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?,
+                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?,
                     };
-                    temp.place(&bytes, base_name(&claimed.job.path), Kind::Result, identity)
+                    temp.place(&bytes, input, Kind::Result, identity)
                 };
                 place().map_err(|error| {
                     let gone = error.kind() == io::ErrorKind::NotFound

@@ -17,7 +17,7 @@ use crate::fs::base_name;
 use crate::job::{Event, Millis};
 use crate::journal::Failure;
 use crate::meters::meters;
-use crate::show::Shown;
+use crate::show::{self, Shown};
 use crate::sidecar::{ErrorFile, Kind};
 
 /// When a file that this host cannot read is looked at again first; later ever more rarely, up to `retry.max`.
@@ -195,7 +195,8 @@ impl Claimed {
             last_attempt_at: self.job.last_attempt_at.map(rfc3339),
             about: self.about(attempts),
         };
-        let content = to_json(&file);
+        // Servers' words stand in it, and people look at it in a terminal.
+        let content = show::plain_json(&to_json(&file)).into_owned();
         let claimed = self.clone();
         blocking(move || {
             let write = || -> io::Result<_> {
@@ -203,7 +204,7 @@ impl Claimed {
                 let input = base_name(&claimed.job.path);
                 let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
                 let identity = &claimed.tools.identity;
-                Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?.place(
+                Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?.place(
                     &content,
                     input,
                     Kind::Error,

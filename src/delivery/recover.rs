@@ -66,7 +66,8 @@ async fn hidden_file(folder: &Arc<Folder>, root: &Arc<Root>, hidden: &Path, tool
         Ok(Recovery::Begun(rel, delivered)) => go_on(folder, root, &rel, delivered, tools).await?,
         Ok(Recovery::Unknown) => tracing::warn!(
             watch = %watch.name, path = %Shown(hidden),
-            "a file in the middle of a post-action that nothing is known about; it is left as it is"
+            "a file in the middle of a post-action that nothing is known about is left as it is: give it a name of its own to \
+              have it sent, or remove it"
         ),
         Err(error) => {
             tracing::warn!(watch = %watch.name, path = %Shown(hidden), %error, "cannot look at a post-action");

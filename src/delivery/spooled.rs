@@ -147,7 +147,9 @@ impl Claimed {
         };
         let place = || -> io::Result<OsString> {
             let temp = match dir.file(base_name(rel))? {
-                Some(seen) if is_sent(&seen, &self.job) => Temp::create(&self.folder, &dir, id, &seen, identity.uid)?,
+                Some(seen) if is_sent(&seen, &self.job) => {
+                    Temp::create(&self.folder, &dir, id, (base_name(rel), &seen), identity.uid)?
+                }
                 // How readable the input was is not known any more.
                 _ => Temp::create_private(&self.folder, &dir, id, identity.uid)?,
             };

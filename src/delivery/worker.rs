@@ -373,7 +373,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if dir.writers(&file) == Writers::Some {
         return Err(Fault::Changed("somebody has the file open for writing".into()));
     }
-    let temp = Temp::create(folder, &dir, claimed.object_id(), &seen, tools.identity.uid)
+    let temp = Temp::create(folder, &dir, claimed.object_id(), (base_name(rel), &seen), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
 }

@@ -5,8 +5,13 @@
 //! with `O_NOFOLLOW | O_NONBLOCK`, and only a regular file is read. Acting on a file goes through its
 //! parent's descriptor, so a folder that is renamed meanwhile takes the action along.
 //!
+//! A hard link is a file like any other: whose it was first cannot be told, and uploads that are renamed into place by a
+//! link and an unlink have two names for a while. So one is read as far as the daemon may read it; that nobody links
+//! what he may not read and write himself is the kernel's to forbid (`fs.protected_hardlinks`, which `check` looks at).
+//!
 //! Every call here is a blocking system call. It must not know of watches, jobs' states or pipelines.
 
+mod access;
 mod dir;
 mod kind;
 
@@ -20,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+pub use self::access::Access;
 pub use self::dir::{Dir, Entry, EntryKind};
 pub use self::kind::FsKind;
 use crate::job::Generation;

@@ -21,7 +21,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),
     ("sandbox", &["client"]),
-    ("sidecar", &["clock", "fs", "identity", "job"]),
+    ("sidecar", &["clock", "fs", "identity", "job", "show"]),
     ("journal", &["clock", "crash", "job", "meters", "panics", "show"]),
     ("folder", &["config", "crash", "fs", "job", "sidecar"]),
     (

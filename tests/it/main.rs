@@ -22,6 +22,7 @@ mod host_faults;
 mod host_limits;
 mod host_roots;
 mod host_space;
+mod hostile;
 mod imports;
 mod journal_damage;
 mod limits;
