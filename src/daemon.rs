@@ -7,6 +7,8 @@
 //! Every task is supervised: a panic or a failed journal ends the daemon with an error (better down than wrong),
 //! and the service manager starts it again. A stop lets what is in flight finish within `drain_timeout`.
 
+pub mod plan;
+
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
