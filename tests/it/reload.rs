@@ -29,7 +29,10 @@ fn status(host: &Host) -> Value {
 }
 
 fn second_watch(host: &Host) -> String {
-    format!("[[watch]]\nname = \"two\"\npath = {:?}\npipeline = \"test\"\nsettle = \"300ms\"\n", host.path("two"))
+    format!(
+        "[[watch]]\nname = \"two\"\npath = \"{}\"\npipeline = \"test\"\nsettle = \"300ms\"\n",
+        host.path("two").display()
+    )
 }
 
 fn append(host: &Host, text: &str) {
