@@ -24,5 +24,6 @@ mod send;
 mod signals;
 mod slots;
 mod spool;
+mod storm;
 mod writers;
 mod wrong_config;
