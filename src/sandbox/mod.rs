@@ -152,10 +152,8 @@ impl Sandbox {
     }
 
     /// As a server that is shut down: CLOSE 1012, in-flight requests unanswered, tasks gone. The address is free afterwards.
-    ///
-    /// Returns all that was committed, as [`Sandbox::deliveries`]: no client was told of more.
-    pub async fn stop(self) -> Vec<Delivery> {
-        self.end(Phase::Stop).await
+    pub async fn stop(self) {
+        self.end(Phase::Stop).await;
     }
 
     /// As a server that is killed: all sockets cut. The address is free afterwards.

@@ -46,19 +46,19 @@ pub fn nothing_is_lost(host: &Host, watches: &[&str], ledger: &Ledger, deliverie
     };
     let mut lost = Vec::new();
     for (name, history) in ledger {
-        let Some(last) = &history.last else { continue };
+        let Some(hash) = &history.last else { continue };
         let path = host.path(watches[name.0]).join(&name.1);
-        let mut missing = |what: &str| lost.push(format!("{what}: {} ({last})", path.display()));
-        if !arrived.contains(&(object_id(&identity, watches, name).as_str(), last.as_str())) {
+        let mut missing = |what: &str| lost.push(format!("{what}: {} ({hash})", path.display()));
+        if !arrived.contains(&(object_id(&identity, watches, name).as_str(), hash.as_str())) {
             missing("never arrived");
         }
         let stands = std::fs::read(&path).ok().map(sha256);
         let result = read_json(&result_path(&path)).map(|result| result["sha256"].clone());
         match watches[name.0] {
-            "in" if stands.as_ref() != Some(last) => missing("the input was touched"),
-            "in" | "deleted" if result != Some(last.as_str().into()) => missing("no result"),
+            "in" if stands.as_ref() != Some(hash) => missing("the input was touched"),
+            "in" | "deleted" if result != Some(hash.as_str().into()) => missing("no result"),
             "deleted" | "moved" if stands.is_some() => missing("still there"),
-            "moved" if !moved.contains(last) => missing("not at the target"),
+            "moved" if !moved.contains(hash) => missing("not at the target"),
             _ => {}
         }
     }
