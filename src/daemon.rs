@@ -7,13 +7,14 @@
 //! Every task is supervised: a panic or a failed journal ends the daemon with an error (better down than wrong),
 //! and the service manager starts it again. A stop lets what is in flight finish within `drain_timeout`.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::admin::{self, Desk, Running};
 use crate::blocking::blocking;
@@ -29,13 +30,14 @@ use crate::intake::overlap::{self, Roots};
 use crate::journal::{Failure, Journal, OpenError};
 use crate::lease;
 use crate::once::{self, Once};
+use crate::panics::{self, TaskName};
 use crate::pauses::{Pauses, PausesError};
+use crate::service::{extending, feed_watchdog, notify};
 
-/// How often a long phase asks the service manager for more time, and how much.
-const EXTEND_EVERY: Duration = Duration::from_secs(5);
-const EXTEND_BY_USEC: u32 = 30_000_000;
 /// How often the status line of the service manager is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// What the dispatcher goes by.
+const DISPATCHER: &str = "the dispatcher";
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,23 +83,53 @@ pub enum DaemonError {
     Panicked(String),
 }
 
+/// Tasks whose end is seen, with the names they go by.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<Result<(), Failure>>,
+    names: HashMap<Id, TaskName>,
+}
+
+impl Tasks {
+    fn spawn(&mut self, name: String, task: impl Future<Output = Result<(), Failure>> + Send + 'static) {
+        let name = TaskName::from(name);
+        let id = self.set.spawn(panics::named(name.clone(), task)).id();
+        self.names.insert(id, name);
+    }
+
+    /// Waits for the next one that fails or panics. Never resolves while none does.
+    async fn failed(&mut self) -> DaemonError {
+        loop {
+            match self.set.join_next_with_id().await {
+                None => std::future::pending().await,
+                Some(Ok((id, Ok(())))) => drop(self.names.remove(&id)),
+                Some(Ok((_, Err(failure)))) => return failure.into(),
+                Some(Err(error)) => {
+                    let name = self.names.get(&error.id()).cloned().unwrap_or_default();
+                    return panicked(&name, error);
+                }
+            }
+        }
+    }
+}
+
 /// Runs the daemon until `stop` says true, or, with `once`, until nothing is left to do.
 pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receiver<bool>) -> Result<Ended, DaemonError> {
     lease::install_handler().map_err(DaemonError::Signal)?;
     let state_dir = config.state.directory.clone();
-    let (journal, opened) = extending("opening the journal", blocking(move || Journal::open(&state_dir))).await?;
+    let (journal, opened) = extending("opening the journal", None, blocking(move || Journal::open(&state_dir))).await?;
     let accept = options.accept_new_instance;
     let identity = Arc::new(Identity::load(&config.state.directory, config.server.instance.as_deref(), accept)?);
     let spool = Arc::new(Spool::open(&config.state, identity.clone())?);
     let pauses = Arc::new(Pauses::load(&config.state.directory)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
-    let recovered = extending("recovering", journal.recover(&watches, unix_millis())).await?;
+    let recovered = extending("recovering", None, journal.recover(&watches, unix_millis())).await?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), instance = %identity.instance, records = opened.records,
         interrupted = recovered.interrupted, parked = recovered.parked, unparked = recovered.unparked, "starting"
     );
 
-    let mut supervised: JoinSet<Result<(), Failure>> = JoinSet::new();
+    let mut supervised = Tasks::default();
     let roots = Arc::<Roots>::default();
     let mut folders = Vec::new();
     let mut earlier = None;
@@ -105,7 +137,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         let (folder, changed) = Folder::new(watch.clone());
         let intake = Intake::new(folder.clone(), changed, journal.clone(), identity.clone(), roots.clone());
         let earlier = earlier.replace(folder.availability());
-        supervised.spawn(async move {
+        supervised.spawn(format!("intake of watch {:?}", watch.name), async move {
             overlap::turn(earlier).await;
             Err(intake.run().await)
         });
@@ -114,7 +146,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let lines: Vec<_> = config.pipelines.iter().map(|pipeline| Line::new(pipeline.clone(), &config)).collect();
     for line in &lines {
         let line = line.clone();
-        supervised.spawn(async move {
+        supervised.spawn(format!("connection of pipeline {:?}", line.config.name), async move {
             line.run().await;
             Ok(())
         });
@@ -132,27 +164,34 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         stopping: stopped.clone(),
     });
     let listen = config.admin.clone();
-    supervised.spawn(async move {
+    supervised.spawn("the admin socket".into(), async move {
         admin::listen::serve(&listen, admin::api::router(desk)).await;
         Ok(())
     });
     let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, spool, &folders, &lines, stopped);
-    let mut dispatcher = tokio::spawn(dispatcher.run());
+    let progress = dispatcher.progress();
+    let mut dispatcher = tokio::spawn(panics::named(DISPATCHER.into(), dispatcher.run()));
 
     let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());
     let mut once = std::pin::pin!(once);
+    let mut watchdog = std::pin::pin!(feed_watchdog(progress.clone()));
     let mut status = tokio::time::interval(STATUS_EVERY);
     let mut ready = false;
     let ended = loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break Ended::Stopped,
+            stopped = stop.wait_for(|stop| *stop) => match stopped {
+                Ok(_) => break Ended::Stopped,
+                // Who listens for signals is gone: nobody could stop this daemon any more but by a kill.
+                Err(_) => return Err(DaemonError::Panicked("the thread that listens for signals".into())),
+            },
             once = &mut once, if options.once => break Ended::Once(once),
             failure = journal.failed() => return Err(failure.into()),
-            ended = supervised.join_next(), if !supervised.is_empty() => supervise(ended)?,
+            error = supervised.failed() => return Err(error),
             ended = &mut dispatcher => {
-                supervise(Some(ended))?;
+                dispatched(ended)?;
                 return Err(Failure::Closed.into());
             }
+            () = &mut watchdog => {}
             () = all_looked_at(&folders), if !ready => {
                 ready = true;
                 notify(&[NotifyState::Ready]);
@@ -165,26 +204,34 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     tracing::info!("stopping: what is in flight may finish within drain_timeout");
     notify(&[NotifyState::Stopping]);
     stopping.send_replace(true);
-    let drained = extending("draining", async {
+    let drained = extending("draining", Some(&progress), async {
         tokio::select! {
-            drained = &mut dispatcher => supervise(Some(drained)),
+            drained = &mut dispatcher => dispatched(drained),
             failure = journal.failed() => Err(failure.into()),
         }
     });
     drained.await?;
-    supervised.shutdown().await;
-    journal.close().await;
+    supervised.set.shutdown().await;
+    extending("closing the journal", None, journal.close()).await;
     tracing::info!("stopped");
     Ok(ended)
 }
 
-/// Passes a task's failure on, a panic as an error that names it.
-fn supervise(ended: Option<Result<Result<(), Failure>, tokio::task::JoinError>>) -> Result<(), DaemonError> {
+/// Passes the dispatcher's failure on, a panic as an error that names it.
+fn dispatched(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), DaemonError> {
     match ended {
-        None | Some(Ok(Ok(()))) => Ok(()),
-        Some(Ok(Err(failure))) => Err(failure.into()),
-        Some(Err(error)) => Err(DaemonError::Panicked(error.to_string())),
+        Ok(ended) => Ok(ended?),
+        Err(error) => Err(panicked(DISPATCHER, error)),
     }
+}
+
+/// What is said of a task that panicked, which the log has told in full.
+fn panicked(name: &str, error: JoinError) -> DaemonError {
+    let message = match error.try_into_panic() {
+        Ok(panic) => panics::message(panic.as_ref()).to_owned(),
+        Err(error) => error.to_string(),
+    };
+    DaemonError::Panicked(format!("{name}: {message}"))
 }
 
 /// Resolves when every root has been opened or found unavailable.
@@ -192,21 +239,6 @@ async fn all_looked_at(folders: &[Arc<Folder>]) {
     for folder in folders {
         // The sender lives in the folder itself.
         let _ = folder.availability().wait_for(|root| !matches!(root, Availability::Starting)).await;
-    }
-}
-
-/// Waits for something that may take long, asking the service manager for more time meanwhile.
-async fn extending<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    let began = Instant::now();
-    loop {
-        tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(EXTEND_EVERY) => {
-                let status = format!("{what} ({} s)", began.elapsed().as_secs());
-                notify(&[NotifyState::ExtendTimeoutUsec(EXTEND_BY_USEC), NotifyState::Status(&status)]);
-            }
-        }
     }
 }
 
@@ -224,9 +256,27 @@ fn status_line(journal: &Journal, lines: &[Arc<Line>]) -> String {
     )
 }
 
-/// Tells the service manager, if there is one.
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "cannot notify the service manager");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_named_and_one_that_ends_is_no_failure() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("one that ends".into(), async { Ok(()) });
+        tasks.spawn("intake of watch \"in\"".into(), async { panic!("index {}", 7) });
+        let error = tasks.failed().await;
+        assert_eq!(error.to_string(), "a task panicked: intake of watch \"in\": index 7; this is a defect");
+
+        tasks.spawn("intake".into(), async { Err(Failure::Closed) });
+        assert!(matches!(tasks.failed().await, DaemonError::Journal(Failure::Closed)));
+        assert!(tokio::time::timeout(Duration::from_millis(20), tasks.failed()).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_dispatcher_that_panics_is_named() {
+        let ended = tokio::spawn(async { panic!("no") }).await;
+        let error = dispatched(ended).unwrap_err();
+        assert_eq!(error.to_string(), "a task panicked: the dispatcher: no; this is a defect");
     }
 }

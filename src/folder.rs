@@ -3,9 +3,9 @@
 //! Intake opens the root and says when it is gone; delivery reads files through it, tells intake which files
 //! changed under its hands, and holds the watch when this host cannot serve it. Neither knows the other.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ use crate::sidecar;
 
 /// Paths that delivery may have waiting for intake; more are found again by the next scan.
 const CHANGED_CAPACITY: usize = 1024;
-/// Hidden files without a record that one scan remembers; the others wait for the next start.
-const MAX_ORPHANS: usize = 10_000;
+/// Files with an unfinished move or removal that the first scan remembers; the others wait for the next start.
+const MAX_STRAYS: usize = 10_000;
 /// First pause after a fault of this host; doubled each time up to [`HOLD_MAX`].
 const HOLD_MIN: Duration = Duration::from_secs(5);
 /// Longest pause after a fault of this host.
@@ -44,8 +44,8 @@ pub struct Folder {
     unplaced: AtomicU64,
     /// An operator wants the folder walked at once.
     rescan: Notify,
-    /// Hidden names without a record, found by a scan.
-    orphans: Mutex<Vec<PathBuf>>,
+    /// Files whose move or removal was begun by an earlier run, found by the first scan.
+    strays: Mutex<BTreeSet<PathBuf>>,
 }
 
 /// Whether a root can be used.
@@ -80,7 +80,7 @@ impl Folder {
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
             rescan: Notify::new(),
-            orphans: Mutex::default(),
+            strays: Mutex::default(),
         };
         (Arc::new(folder), receiver)
     }
@@ -109,9 +109,9 @@ impl Folder {
         let _ = self.changed.try_send(rel);
     }
 
-    /// How many paths are settling.
+    /// How many paths are settling, or have yet to go where an earlier run was to put them.
     pub fn settling(&self) -> u64 {
-        self.settling.load(Ordering::Relaxed)
+        self.settling.load(Ordering::Relaxed) + lock(&self.strays).len() as u64
     }
 
     /// Says how many paths are settling.
@@ -190,17 +190,22 @@ impl Folder {
         self.rescan.notified().await;
     }
 
-    /// Remembers a hidden file without a record.
-    pub fn add_orphan(&self, rel: PathBuf) {
-        let mut orphans = lock(&self.orphans);
-        if orphans.len() < MAX_ORPHANS && !orphans.contains(&rel) {
-            orphans.push(rel);
+    /// Remembers a file that is to go elsewhere and has not: one at its hidden name, or a dead letter at its own.
+    pub fn add_stray(&self, rel: PathBuf) {
+        let mut strays = lock(&self.strays);
+        if strays.len() < MAX_STRAYS {
+            strays.insert(rel);
         }
     }
 
-    /// Takes the hidden files without a record.
-    pub fn take_orphans(&self) -> Vec<PathBuf> {
-        std::mem::take(&mut lock(&self.orphans))
+    /// One of the files that are to go elsewhere.
+    pub fn stray(&self) -> Option<PathBuf> {
+        lock(&self.strays).first().cloned()
+    }
+
+    /// Forgets a file that was to go elsewhere.
+    pub fn forget_stray(&self, rel: &Path) {
+        lock(&self.strays).remove(rel);
     }
 }
 

@@ -24,6 +24,7 @@
 //! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
 //! | [`client`] | all of the server: connections, tasks, pipes, uploads, events |
 //! | `telemetry`, `show`, `clock`, `signals` | logs, names shown safely, the wall clock, signals |
+//! | `panics`, `progress`, `service` | panics seen and counted, heartbeats, what the service manager is told |
 //!
 //! # The way of a file
 //! ```text
@@ -83,9 +84,15 @@ pub mod lease;
 #[cfg(feature = "daemon")]
 pub mod once;
 #[cfg(feature = "daemon")]
+pub mod panics;
+#[cfg(feature = "daemon")]
 pub mod pauses;
 #[cfg(feature = "daemon")]
+pub mod progress;
+#[cfg(feature = "daemon")]
 pub mod sandbox;
+#[cfg(feature = "daemon")]
+pub mod service;
 #[cfg(feature = "daemon")]
 pub mod show;
 #[cfg(feature = "daemon")]

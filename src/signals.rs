@@ -12,7 +12,8 @@ use tokio::sync::watch;
 /// Exit code of a process that a second signal ended.
 const FORCED: i32 = 1;
 
-/// Listens from now on, on a thread of its own; the receiver turns true when the process is to stop.
+/// Listens from now on, on a thread of its own; the receiver turns true when the process is to stop. Should the thread
+/// ever end, the receiver's sender is gone.
 pub fn listen() -> io::Result<watch::Receiver<bool>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let (stop, receiver) = watch::channel(false);

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{Config, ConfigError, Environment, LogFormat, LogLevel};
+use crate::panics;
 use crate::telemetry;
 
 /// Where the configuration is looked for by default.
@@ -175,7 +176,9 @@ impl Global {
 
 /// Begins to log; a second subscriber in one process is a defect.
 fn start_logging(log: &crate::config::Log) -> Result<(), Failure> {
-    telemetry::init(log).map_err(|error| Failure::new(exit::FAILED, format!("cannot begin to log: {error}")))
+    telemetry::init(log).map_err(|error| Failure::new(exit::FAILED, format!("cannot begin to log: {error}")))?;
+    panics::watch();
+    Ok(())
 }
 
 /// The async runtime of a command.

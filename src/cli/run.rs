@@ -1,5 +1,6 @@
 //! `run`: the daemon in the foreground.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use crate::config::Config;
 use crate::daemon::{self, DaemonError, Ended, Options};
 use crate::journal::OpenError;
 use crate::once::Once;
+use crate::panics;
 use crate::signals;
 
 /// Run the daemon in the foreground.
@@ -43,7 +45,9 @@ fn run(config: Config, options: Options) -> Result<Ended, Failure> {
     check_uris(&config)?;
     let stop = signals::listen()?;
     let runtime = runtime()?;
-    let ended = runtime.block_on(daemon::run(Arc::new(config), options, stop));
+    // A panic of what supervises the tasks is told like one of theirs.
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(daemon::run(Arc::new(config), options, stop))))
+        .unwrap_or_else(|panic| Err(DaemonError::Panicked(panics::message(panic.as_ref()).to_owned())));
     // A task that blocks on a dead network filesystem must not keep the process.
     runtime.shutdown_background();
     ended.map_err(failure)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use super::error::{Error, Result};
-use super::options::ConnectOptions;
+use super::options::{ConnectOptions, PINGS_PER_SILENCE};
 use super::proxy::Proxy;
 use super::reconnect::{Client, Reconnect, Settings};
 use super::uri::ServiceUri;
@@ -88,7 +88,7 @@ impl ClientBuilder {
         self
     }
 
-    /// How often this side pings; 15 s unless set.
+    /// How often this side pings; a quarter of the silence timeout unless set.
     pub fn ping_interval(mut self, interval: Duration) -> Self {
         self.adjust.ping_interval = Some(interval);
         self
@@ -216,7 +216,9 @@ impl ClientBuilder {
             client_name: client_name.unwrap_or(defaults.client_name),
             connect_timeout: connect_timeout.unwrap_or(defaults.connect_timeout),
             request_timeout: request_timeout.unwrap_or(defaults.request_timeout),
-            ping_interval: ping_interval.unwrap_or(defaults.ping_interval),
+            ping_interval: ping_interval
+                .or(silence_timeout.map(|timeout| timeout / PINGS_PER_SILENCE))
+                .unwrap_or(defaults.ping_interval),
             silence_timeout: silence_timeout.unwrap_or(defaults.silence_timeout),
             max_message: max_message.unwrap_or(defaults.max_message),
             ca_file,

@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -38,14 +38,26 @@ pub(super) type Socket = WebSocketStream<MaybeTlsStream<Metered>>;
 pub(super) async fn dial(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>)> {
     options.check()?;
     let failed = |message: String| Error::Connect { uri: options.uri.to_string(), message };
-    match tokio::time::timeout(options.connect_timeout, attempt(options)).await {
+    let stage = AtomicU8::new(0);
+    match tokio::time::timeout(options.connect_timeout, attempt(options, &stage)).await {
         Ok(Ok(connected)) => Ok(connected),
         Ok(Err(message)) => Err(failed(message)),
-        Err(_) => Err(failed(format!("no connection within {} s", options.connect_timeout.as_secs_f32()))),
+        Err(_) => {
+            let stage = STAGES[usize::from(stage.load(Ordering::Relaxed))];
+            Err(failed(format!("no connection within {} s: {stage}", options.connect_timeout.as_secs_f32())))
+        }
     }
 }
 
-async fn attempt(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>), String> {
+/// What was not over when the time was, in the order of [`attempt`].
+const STAGES: [&str; 4] = [
+    "the name was not found or the host did not answer; is the uri right, and does a firewall drop the packets?",
+    "the proxy did not open the way",
+    "the host accepted the connection, but did not answer the tls handshake or the upgrade to a websocket",
+    "the host accepted the connection, but did not answer the upgrade to a websocket",
+];
+
+async fn attempt(options: &ConnectOptions, stage: &AtomicU8) -> Result<(Socket, Arc<Meter>), String> {
     let connector = if options.uri.is_plaintext() {
         Connector::Plain
     } else {
@@ -65,11 +77,17 @@ async fn attempt(options: &ConnectOptions) -> Result<(Socket, Arc<Meter>), Strin
     };
     // Requests are small and wait for their replies.
     stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    // What has not left the kernel when this side is done with the socket must not arrive: a late write lands in the
+    // object of whoever got that pipe's number next. So the end is a reset, and no FIN behind the queued bytes. Nothing
+    // is lost by it: only what was answered counts.
+    stream.set_zero_linger().map_err(|error| error.to_string())?;
     let meter = Arc::new(Meter::new());
     let mut stream = Metered { stream, meter: Arc::clone(&meter) };
     if let Some(proxy) = &options.proxy {
+        stage.store(1, Ordering::Relaxed);
         proxy.tunnel(&mut stream, &options.uri).await?;
     }
+    stage.store(if options.uri.is_plaintext() { 3 } else { 2 }, Ordering::Relaxed);
 
     let config = WebSocketConfig::default()
         .write_buffer_size(WRITE_BUFFER)
@@ -94,14 +112,32 @@ fn refused_upgrade(error: &WsError) -> String {
         WsError::Http(response) => {
             format!("the server answered HTTP {} instead of upgrading to a websocket", response.status().as_u16())
         }
-        WsError::Io(error) => with_hint(error.to_string()),
-        error => error.to_string(),
+        error => with_hint(error.to_string()),
     }
 }
 
-/// The words for a failed connection, and what to do about a stranger's certificate.
+/// What rustls and the websocket library say, and what to do about it. Matched on words: by the time they get here, some
+/// errors are nothing else any more.
+const HINTS: [(&str, &str); 8] = [
+    ("UnknownIssuer", "a private authority belongs into ca_file"),
+    ("certificate expired", "the server needs a new certificate, or the clock of this host is wrong"),
+    ("certificate not valid yet", "the clock of this host is wrong, or the server's certificate is for later"),
+    (
+        "certificate not valid for name",
+        "use a name of the certificate in the uri, or give the server one for this name",
+    ),
+    ("InvalidContentType", "no tls is spoken at this port: is it http:// instead of https://, or another port?"),
+    ("tls handshake eof", "the server hung up in the tls handshake; its own log may tell why"),
+    ("Handshake not finished", "the server hung up instead of answering; is it https:// instead of http://?"),
+    ("httparse error", "no http is spoken at this port: is it https:// instead of http://, or another port?"),
+];
+
+/// The words for a failed connection, with a hint if there is one.
 pub(super) fn with_hint(words: String) -> String {
-    if words.contains("UnknownIssuer") { words + " (a private authority belongs into ca_file)" } else { words }
+    match HINTS.iter().find(|(cause, _)| words.contains(cause)) {
+        Some((_, hint)) => format!("{words} ({hint})"),
+        None => words,
+    }
 }
 
 /// The system's roots and those of `ca_file`.

@@ -20,10 +20,6 @@ use super::error::Error;
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// The close code for a message that is too large, by RFC 6455.
 const TOO_LARGE: u16 = 1009;
-/// The liveness check looks at least this often.
-const LIVENESS_CHECK: Duration = Duration::from_secs(1);
-/// And this many times within the silence it looks for.
-const CHECKS_PER_SILENCE: u32 = 8;
 
 /// When to ping and when to give up.
 #[derive(Debug, Clone, Copy)]
@@ -164,15 +160,15 @@ async fn unsendable(error: &WsError) -> Error {
 
 /// Ends when no byte came in, or none could go out, for `limit`.
 async fn silence(meter: &Meter, limit: Duration) -> Error {
-    let mut check = tokio::time::interval((limit / CHECKS_PER_SILENCE).clamp(Duration::from_millis(1), LIVENESS_CHECK));
-    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        check.tick().await;
-        if meter.silence() >= limit {
+        let (silence, stall) = (meter.silence(), meter.stall());
+        if silence >= limit {
             return lost(format!("nothing was heard from the server for {} s", limit.as_secs_f32()));
         }
-        if meter.stall() >= limit {
+        if stall >= limit {
             return lost(format!("the server took nothing for {} s", limit.as_secs_f32()));
         }
+        // Neither can be over before: the end comes at the limit, not at some later look.
+        tokio::time::sleep(limit.saturating_sub(silence.max(stall)).max(Duration::from_millis(1))).await;
     }
 }

@@ -63,7 +63,7 @@ pub use events::{Monitor, ServerEvents};
 #[cfg(feature = "http")]
 pub use http::{DataPath, HttpClient, HttpOptions};
 pub use object::ObjectInfo;
-pub use options::{ConnectOptions, is_task_key};
+pub use options::{ConnectOptions, SILENCE_TIMEOUT, is_task_key};
 pub use pipe::{Pipe, PipeOptions};
 pub use pipeline::load_pipeline;
 pub use progress::{Notice, Progress, UploadEvent, UploadEvents};

@@ -19,8 +19,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// The official SDK pings this often too.
 pub const PING_INTERVAL: Duration = Duration::from_secs(15);
-/// Four unanswered pings; the server itself gives up on a silent peer after 75 s.
+/// As [`PINGS_PER_SILENCE`] says; the server itself gives up on a silent peer after 75 s.
 pub const SILENCE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unanswered pings within a silence that ends the connection.
+pub const PINGS_PER_SILENCE: u32 = 4;
 /// A result of a pipeline may be large; the server's own limit for a message is 262,144,000 bytes.
 pub const MAX_MESSAGE: usize = 256 * 1024 * 1024;
 
@@ -69,6 +71,12 @@ impl ConnectOptions {
             max_message: MAX_MESSAGE,
             allow_plaintext: false,
         }
+    }
+
+    /// Gives up after so much silence, and pings [`PINGS_PER_SILENCE`] times within it.
+    pub fn set_silence_timeout(&mut self, timeout: Duration) {
+        self.silence_timeout = timeout;
+        self.ping_interval = timeout / PINGS_PER_SILENCE;
     }
 
     /// Refuses what must not be tried: unencrypted traffic beyond this host, unless it was allowed, and

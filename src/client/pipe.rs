@@ -31,6 +31,12 @@ const PORT_NOT_UP: &str = "Connect call failed";
 pub const OPEN_LIMIT: Duration = Duration::from_secs(6 * 60 * 60);
 /// How many times the result timeout a close may take while its task runs.
 pub const CLOSE_PATIENCE: u32 = 4;
+/// So many questions in a row about the task that get no answer at all: then the server does not work, though its socket
+/// lives, and nobody waits for it any longer.
+const UNANSWERED_LOOKS: u32 = 2;
+/// A pipe that was silent for longer, waiting for a limit or for its caller, asks whether its task is still the same
+/// before it says anything: another one under the same token may have given the pipe's number to somebody else.
+const TASK_RECHECK: Duration = Duration::from_millis(100);
 
 /// What an open needs to know.
 #[derive(Debug, Clone)]
@@ -112,7 +118,7 @@ impl Pipe {
     /// One request is outstanding at a time: the server would reorder them. A piece that cannot leave before the pipe was
     /// silent for [`MAX_QUEUED`] is not sent.
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
-        let not_after = self.begin("write")?;
+        let not_after = self.begin("write").await?;
         let wait = Wait::Timeout(self.connection.request_timeout());
         let request = self.connection.request_until(PROCESS, self.addressed("write"), Some(piece), wait, not_after);
         named("write", request.await)?;
@@ -126,7 +132,7 @@ impl Pipe {
     ///
     /// There is no way to undo it, nor to close without committing.
     pub async fn close(mut self, result_timeout: Duration) -> Result<PipelineResult> {
-        let not_after = self.begin("close")?;
+        let not_after = self.begin("close").await?;
         let request =
             self.connection.request_until(PROCESS, self.addressed("close"), None, Wait::Connection, not_after);
         let watch = Watch {
@@ -152,7 +158,7 @@ impl Pipe {
     }
 
     /// Starts a step: the moment after which it must not reach the server.
-    fn begin(&mut self, what: &str) -> Result<Instant> {
+    async fn begin(&mut self, what: &'static str) -> Result<Instant> {
         if !self.usable {
             return Err(Error::Abandoned("the pipe failed before and cannot be used again".into()));
         }
@@ -164,7 +170,24 @@ impl Pipe {
                 silent.as_secs()
             )));
         }
+        if silent > TASK_RECHECK {
+            self.same_task(what).await?;
+        }
         Ok(self.active + MAX_QUEUED)
+    }
+
+    /// Fails if the task that granted this pipe is known to be gone.
+    async fn same_task(&self, what: &'static str) -> Result<()> {
+        let Some(started) = &self.task_started else { return Ok(()) };
+        match self.connection.task_status(&self.token, self.connection.request_timeout()).await {
+            Ok(status) if !status.is_alive() => Err(gone(what, "the task has ended")),
+            Ok(status) if status.start_time.as_ref().is_some_and(|now| now != started) => {
+                Err(gone(what, "the task was restarted"))
+            }
+            // A key that may only send data cannot ask.
+            Ok(_) | Err(Error::Refused(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// As if nothing had happened on it for so long.
@@ -235,10 +258,13 @@ struct Watch<'a> {
 impl Watch<'_> {
     async fn over(self, request: impl Future<Output = Result<Response>> + Send) -> Result<Response> {
         let begun = Instant::now();
+        let mut unanswered = 0;
         let mut request = pin!(request);
         loop {
             let left = self.limit.saturating_sub(begun.elapsed());
-            if let Ok(reply) = tokio::time::timeout(self.first_look.min(left), &mut request).await {
+            // Where the last question got no answer, the next one does not wait for as long as a result may take.
+            let patience = if unanswered > 0 { self.connection.request_timeout() } else { self.limit };
+            if let Ok(reply) = tokio::time::timeout(self.first_look.min(patience).min(left), &mut request).await {
                 return reply;
             }
             if begun.elapsed() >= self.limit {
@@ -249,18 +275,22 @@ impl Watch<'_> {
                 reply = &mut request => return reply,
                 status = self.connection.task_status(self.token, self.connection.request_timeout()) => status,
             };
+            // Any answer is a sign of life.
+            unanswered = if matches!(status, Err(Error::TimedOut { .. })) { unanswered + 1 } else { 0 };
             match status {
-                Ok(status) if !status.is_alive() => return Err(self.gone("the task has ended")),
+                Ok(status) if !status.is_alive() => return Err(gone(self.what, "the task has ended")),
                 Ok(status) => {
                     if self.started.is_none() {
                         *self.started = status.start_time;
                     } else if status.start_time.is_some() && *self.started != status.start_time {
-                        return Err(self.gone("the task was restarted"));
+                        return Err(gone(self.what, "the task was restarted"));
                     }
                 }
                 Err(Error::NotRunning(refusal)) => {
                     return Err(Error::NotRunning(ServerError { command: self.what.into(), ..refusal }));
                 }
+                // Pongs may come from a proxy whose server is gone.
+                Err(error) if unanswered >= UNANSWERED_LOOKS => return Err(error),
                 // Not an answer about the task; the connection's own end answers the request as well.
                 Err(error) => tracing::debug!(%error, step = self.what, "the task's status is unknown"),
             }
@@ -269,10 +299,10 @@ impl Watch<'_> {
             }
         }
     }
+}
 
-    fn gone(&self, why: &str) -> Error {
-        Error::NotRunning(ServerError { command: self.what.into(), message: why.into(), ..ServerError::default() })
-    }
+fn gone(step: &str, why: &str) -> Error {
+    Error::NotRunning(ServerError { command: step.into(), message: why.into(), ..ServerError::default() })
 }
 
 #[cfg(test)]

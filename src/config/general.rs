@@ -12,6 +12,7 @@ use super::problem::Problems;
 use super::secret::Secret;
 use super::units::Size;
 use super::{HOUR, MINUTE, SECOND, blank_as_none, check_text, raw, time_within, watch};
+use crate::client::SILENCE_TIMEOUT;
 
 /// Where the state lives when neither the file nor systemd says so.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/rocketride-ingest";
@@ -29,6 +30,8 @@ pub struct Server {
     pub connect_timeout: Duration,
     /// Write, status and auth, from the frame's departure.
     pub request_timeout: Duration,
+    /// Without one byte from the server for so long, the connection is lost; it is pinged four times within.
+    pub silence_timeout: Duration,
     /// Execute and terminate.
     pub start_timeout: Duration,
     /// Close: then the task's status is asked. The default of the pipelines.
@@ -94,6 +97,7 @@ pub(super) fn server(
     let server = Server {
         connect_timeout: time_within(written.connect_timeout, 10 * SECOND, TICK..=10 * MINUTE, problems),
         request_timeout: time_within(written.request_timeout, 60 * SECOND, TICK..=HOUR, problems),
+        silence_timeout: time_within(written.silence_timeout, SILENCE_TIMEOUT, SECOND..=HOUR, problems),
         start_timeout: time_within(written.start_timeout, 10 * MINUTE, TICK..=24 * HOUR, problems),
         result_timeout,
         drain_timeout: time_within(written.drain_timeout, 60 * SECOND, Duration::ZERO..=HOUR, problems),

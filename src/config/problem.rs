@@ -267,6 +267,7 @@ fn reworded(key: &str, message: &str) -> String {
     let last = key.rsplit('.').next().unwrap_or_default();
     match last {
         "api_key" | "token" if message.starts_with("invalid type") => "must be a string in quotes".to_owned(),
+        "on_failure" => "must be \"keep\" or { move = \"FOLDER\" }".to_owned(),
         "on_success" => "must be \"keep\", \"delete\" or { move = \"FOLDER\" }".to_owned(),
         _ => match message.split_once("unknown field `").and_then(|(_, rest)| rest.split_once("`, ")) {
             Some((_, expected)) => format!("unknown key; remove it or correct its spelling ({expected})"),

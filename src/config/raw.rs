@@ -40,6 +40,7 @@ pub(super) struct Server {
     pub(super) allow_plaintext: Option<bool>,
     pub(super) connect_timeout: Option<Spanned<Time>>,
     pub(super) request_timeout: Option<Spanned<Time>>,
+    pub(super) silence_timeout: Option<Spanned<Time>>,
     pub(super) start_timeout: Option<Spanned<Time>>,
     pub(super) result_timeout: Option<Spanned<Time>>,
     pub(super) drain_timeout: Option<Spanned<Time>>,
@@ -113,10 +114,12 @@ pub(super) struct Watch {
     pub(super) exclude: Vec<Text>,
     pub(super) ignore_junk: Option<bool>,
     pub(super) settle: Option<Spanned<Settle>>,
+    pub(super) done_marker: Option<Text>,
     pub(super) max_size: Option<Spanned<Size>>,
     pub(super) mime_type: Option<Text>,
     pub(super) metadata: BTreeMap<Text, Text>,
     pub(super) on_success: Option<OnSuccess>,
+    pub(super) on_failure: Option<OnFailure>,
     pub(super) detect: Option<super::watch::Detect>,
     pub(super) poll_interval: Option<Spanned<Time>>,
     pub(super) rescan_interval: Option<Spanned<Time>>,
@@ -128,6 +131,13 @@ pub(super) struct Watch {
 pub(super) enum OnSuccess {
     Keep,
     Delete,
+    Move(Text),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnFailure {
+    Keep,
     Move(Text),
 }
 

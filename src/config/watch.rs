@@ -10,6 +10,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::filters::Filters;
+use super::marker::Marker;
 use super::paths::{Territory, User, normalised};
 use super::pipeline::Pipeline;
 use super::problem::Problems;
@@ -47,6 +48,8 @@ pub struct Watch {
     pub select: Filters,
     /// How long a file must be quiet; none: as long as the filesystem needs.
     pub settle: Option<Duration>,
+    /// What the file beside an input is called that says that it is whole; none: quiet alone says so.
+    pub done_marker: Option<Marker>,
     /// The largest file that is sent, in bytes.
     pub max_size: u64,
     /// The type that is sent for every file; none: by name.
@@ -55,6 +58,8 @@ pub struct Watch {
     pub metadata: BTreeMap<String, String>,
     /// What becomes of a delivered file.
     pub on_success: OnSuccess,
+    /// What becomes of a file that was given up.
+    pub on_failure: OnFailure,
     /// How new files are noticed.
     pub detect: Detect,
     /// How often the folder is looked at when it is polled.
@@ -74,6 +79,24 @@ pub enum OnSuccess {
     Delete,
     /// It goes to this folder: absolute, without `.` and `..`, perhaps inside the watch.
     Move(PathBuf),
+}
+
+/// What becomes of a file that was given up, after its error file is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OnFailure {
+    /// It stays, until it is saved anew or its error file removed.
+    Keep,
+    /// It goes to this folder, and its error file with it: absolute, without `.` and `..`, perhaps inside the watch.
+    Move(PathBuf),
+}
+
+impl Watch {
+    /// The folders that files are moved to once nothing is left to do with them; nothing in them is ever sent.
+    pub fn targets(&self) -> impl Iterator<Item = &Path> {
+        let done = if let OnSuccess::Move(target) = &self.on_success { Some(target.as_path()) } else { None };
+        let failed = if let OnFailure::Move(target) = &self.on_failure { Some(target.as_path()) } else { None };
+        done.into_iter().chain(failed)
+    }
 }
 
 /// How new files are noticed.
@@ -111,6 +134,7 @@ struct Placed {
     name_at: Range<usize>,
     path_at: Range<usize>,
     target_at: Option<Range<usize>>,
+    failed_at: Option<Range<usize>>,
 }
 
 /// Validates all watches, and claims their folders.
@@ -162,6 +186,14 @@ pub(super) fn build_all(
                 span: Some(span),
             });
         }
+        if let (OnFailure::Move(target), Some(span)) = (&watch.on_failure, placed.failed_at) {
+            territories.push(Territory {
+                user: User::Target(number),
+                label: format!("the on_failure target of watch {:?}", watch.name),
+                path: target.clone(),
+                span: Some(span),
+            });
+        }
         watches.push(Arc::new(watch));
     }
     watches
@@ -182,6 +214,7 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         let value = settle.into_inner().0.map(|time| Spanned::new(span, time))?;
         Some(time_within(Some(value), Duration::ZERO, Duration::from_millis(1)..=DAY, problems))
     });
+    let done_marker = Marker::build(written.done_marker, problems);
     let max_size = max_size(written.max_size, problems);
     let mime_type = mime_type(written.mime_type, problems);
     let metadata = metadata(written.metadata, problems);
@@ -204,11 +237,15 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         raw::OnSuccess::Keep => (OnSuccess::Keep, None),
         raw::OnSuccess::Delete => (OnSuccess::Delete, None),
         raw::OnSuccess::Move(target) => {
-            let unusable = target.get_ref().trim().is_empty() || target.get_ref().contains('\0');
-            if unusable {
-                problems.at(&target.span(), "must name a folder, for example { move = \"done\" }");
-            }
-            (OnSuccess::Move(normalised(&path.join(target.get_ref()))), (!unusable).then(|| target.span()))
+            let (target, at) = move_target(&path, &target, "done", problems);
+            (OnSuccess::Move(target), at)
+        }
+    };
+    let (on_failure, failed_at) = match written.on_failure.unwrap_or(raw::OnFailure::Keep) {
+        raw::OnFailure::Keep => (OnFailure::Keep, None),
+        raw::OnFailure::Move(target) => {
+            let (target, at) = move_target(&path, &target, "failed", problems);
+            (OnFailure::Move(target), at)
         }
     };
     let watch = Watch {
@@ -219,16 +256,32 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         recursive: written.recursive.unwrap_or(true),
         select,
         settle,
+        done_marker,
         max_size,
         mime_type,
         metadata,
         on_success,
+        on_failure,
         detect: written.detect.unwrap_or_default(),
         poll_interval: poll,
         rescan_interval: rescan,
         results: Results { mode },
     };
-    Some(Placed { watch, name_at, path_at: path_text.span(), target_at })
+    Some(Placed { watch, name_at, path_at: path_text.span(), target_at, failed_at })
+}
+
+/// The folder that files are moved to, and where it is written if it can be meant.
+fn move_target(
+    watch: &Path,
+    target: &Text,
+    example: &str,
+    problems: &mut Problems<'_>,
+) -> (PathBuf, Option<Range<usize>>) {
+    let unusable = target.get_ref().trim().is_empty() || target.get_ref().contains('\0');
+    if unusable {
+        problems.at(&target.span(), format!("must name a folder, for example {{ move = \"{example}\" }}"));
+    }
+    (normalised(&watch.join(target.get_ref())), (!unusable).then(|| target.span()))
 }
 
 fn interval(written: Option<Spanned<Time>>, default: Duration, problems: &mut Problems<'_>) -> Duration {

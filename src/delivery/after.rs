@@ -1,4 +1,5 @@
-//! After the delivery: the input is kept, removed or moved, and never anything that was not delivered.
+//! After the delivery: the input is kept, removed or moved, and never anything that was not delivered. So, too, a file
+//! that was given up, which is moved only if it is what failed.
 //!
 //! Between "this is the file that was delivered" and "remove it", a writer may replace it. So it is first
 //! renamed, without replacing anything, to a hidden name that nobody else uses; what stands there is compared
@@ -15,28 +16,61 @@ use std::path::{Component, Path};
 
 use uuid::Uuid;
 
-use crate::config::OnSuccess;
+use super::marker;
+use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::folder::Folder;
 use crate::fs::{Dir, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
+use crate::show::Shown;
 use crate::sidecar::{self, Kind};
 
 /// How many names are tried at a move's target.
 const MOVE_NAMES: u8 = 9;
 
-/// What was delivered.
+/// What was delivered, or given up.
 #[derive(Debug, Clone)]
 pub struct Delivered {
+    /// Which of the two its file beside it says.
+    pub kind: Kind,
     /// Its generation then.
     pub generation: Generation,
-    /// The hash of its content.
-    pub sha256: ContentHash,
+    /// The hash of its content; known only of what was delivered.
+    pub sha256: Option<ContentHash>,
     /// Its object id.
     pub object_id: Uuid,
-    /// Name of its result file.
+    /// Name of its result or error file.
     pub result: OsString,
+}
+
+/// What the watch wants done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted<'a> {
+    Keep,
+    Delete,
+    Move(&'a Path),
+}
+
+impl Delivered {
+    fn wanted<'a>(&self, watch: &'a Watch) -> Wanted<'a> {
+        match (self.kind, &watch.on_success, &watch.on_failure) {
+            (Kind::Result, OnSuccess::Keep, _) | (Kind::Error, _, OnFailure::Keep) => Wanted::Keep,
+            (Kind::Result, OnSuccess::Delete, _) => Wanted::Delete,
+            (Kind::Result, OnSuccess::Move(target), _) | (Kind::Error, _, OnFailure::Move(target)) => {
+                Wanted::Move(target)
+            }
+        }
+    }
+
+    /// Tells it from others of its name: the hash of its content. Of what was given up, which may be too large to be
+    /// read again, or not to be read at all, the hash of what it was known by.
+    fn mark(&self) -> ContentHash {
+        self.sha256.unwrap_or_else(|| {
+            let Generation { size, mtime_ns, .. } = self.generation;
+            sidecar::hash_parts(&[self.object_id.as_bytes(), &size.to_le_bytes(), &mtime_ns.to_le_bytes()])
+        })
+    }
 }
 
 /// How a post-action ended.
@@ -48,27 +82,33 @@ pub enum Outcome {
     Kept(String),
 }
 
-/// Does what the watch wants done with a delivered file. Errors may be tried again.
+/// Does what the watch wants done with a file that was delivered or given up. Errors may be tried again.
 pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -> io::Result<Outcome> {
     let dir = root.parent(rel)?;
     let name = base_name(rel);
     let hidden = sidecar::hidden_name(delivered.object_id);
+    let wanted = delivered.wanted(&folder.watch);
     if !dir.exists(&hidden)? {
-        if folder.watch.on_success == OnSuccess::Keep {
+        if wanted == Wanted::Keep {
             return Ok(Outcome::Kept(String::new()));
         }
         let Some(seen) = dir.file(name)? else {
-            // Somebody else removed it, or we did before a crash; its result may still have to follow it.
-            if let OnSuccess::Move(target) = &folder.watch.on_success {
-                follow_moved(folder, root, target, rel, &dir, delivered)?;
+            // Somebody else removed it, or we did before a crash; what belongs to it may still have to follow it.
+            match wanted {
+                Wanted::Keep => {}
+                Wanted::Delete => take_marker(folder, &dir, rel, delivered, None),
+                Wanted::Move(target) => follow_moved(folder, root, target, rel, &dir, delivered)?,
             }
             return Ok(Outcome::Gone);
         };
         // A chmod moves the change time, and so does a rewrite that puts the other times back: the content tells.
         let same = is_delivered(&seen, &delivered.generation)
-            && (seen.generation == delivered.generation || has_content(&dir, name, &delivered.sha256)?);
+            && (seen.generation == delivered.generation || has_content(&dir, name, delivered.sha256)?);
         if !same {
-            return Ok(Outcome::Kept("the file changed after its delivery".into()));
+            return Ok(Outcome::Kept(match delivered.kind {
+                Kind::Result => "the file changed after its delivery".into(),
+                Kind::Error => "the file changed after it was given up".into(),
+            }));
         }
         if is_written(&dir, name)? {
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
@@ -84,14 +124,15 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
         put_back(&dir, &hidden, name)?;
         return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
     }
-    match &folder.watch.on_success {
-        OnSuccess::Keep => put_back(&dir, &hidden, name).map(|()| Outcome::Kept(String::new())),
-        OnSuccess::Delete => {
+    match wanted {
+        Wanted::Keep => put_back(&dir, &hidden, name).map(|()| Outcome::Kept(String::new())),
+        Wanted::Delete => {
             dir.unlink(&hidden)?;
             dir.sync()?;
+            take_marker(folder, &dir, rel, delivered, None);
             Ok(Outcome::Gone)
         }
-        OnSuccess::Move(target) => match move_to(folder, root, target, rel, &dir, &hidden, delivered) {
+        Wanted::Move(target) => match move_to(folder, root, target, rel, &dir, &hidden, delivered) {
             Ok(()) => Ok(Outcome::Gone),
             Err(error) => {
                 put_back(&dir, &hidden, name)?;
@@ -129,20 +170,25 @@ pub fn recover(
     let name = base_name(hidden);
     let id = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX));
     let Some(object_id) = id.and_then(|id| Uuid::parse_str(id).ok()) else { return Ok(Recovery::Unknown) };
-    let found = sidecar::find_object(&dir, object_id, identity)?;
-    if dir.file(name)?.is_none() {
-        return Ok(Recovery::NotOurs);
-    }
-    let Some((input, ours)) = found else { return Ok(Recovery::Unknown) };
+    let failed = sidecar::find_object(&dir, object_id, Kind::Error, identity)?;
+    let delivered = sidecar::find_object(&dir, object_id, Kind::Result, identity)?;
+    let Some(seen) = dir.file(name)? else { return Ok(Recovery::NotOurs) };
+    // A success removes the error file: where there is one, it is about what came last. Both may be there still.
+    let failed = failed.filter(|(_, ours)| is_delivered(&seen, &ours.generation)).map(|found| (Kind::Error, found));
+    let Some((kind, (input, ours))) = failed.or(delivered.map(|found| (Kind::Result, found))) else {
+        return Ok(Recovery::Unknown);
+    };
     let rel = hidden.with_file_name(&input);
     if is_known(&rel) {
         return Ok(Recovery::NotOurs);
     }
     // A name that is not UTF-8 is written with replacements: then the object id tells that it is not this one.
-    let Some(sha256) = ours.sha256.filter(|_| identity.object_id(&folder.watch.name, &rel) == object_id) else {
+    let is_this = identity.object_id(&folder.watch.name, &rel) == object_id;
+    if !is_this || (kind == Kind::Result && ours.sha256.is_none()) {
         return Ok(Recovery::Unknown);
-    };
-    let delivered = Delivered { generation: ours.generation, sha256, object_id, result: ours.name };
+    }
+    let sha256 = ours.sha256.filter(|_| kind == Kind::Result);
+    let delivered = Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name };
     finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
 }
 
@@ -152,9 +198,10 @@ fn is_delivered(seen: &Seen, generation: &Generation) -> bool {
     (now.ino, now.size, now.mtime_ns) == (generation.ino, generation.size, generation.mtime_ns)
 }
 
-/// Whether the file at this name has this content.
-fn has_content(dir: &Dir, name: &OsStr, sha256: &ContentHash) -> io::Result<bool> {
-    Ok(sidecar::hash_reader(dir.open_file(name)?.0)? == *sha256)
+/// Whether the file at this name has this content; what was never hashed is not known to.
+fn has_content(dir: &Dir, name: &OsStr, sha256: Option<ContentHash>) -> io::Result<bool> {
+    let Some(sha256) = sha256 else { return Ok(false) };
+    Ok(sidecar::hash_reader(dir.open_file(name)?.0)? == sha256)
 }
 
 /// Whether somebody is known to have it open for writing.
@@ -168,12 +215,12 @@ fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
 }
 
 /// Gives a hidden file its name back; if that is taken by now, both stay.
-fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
+pub(super) fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
     match dir.rename_new(hidden, dir, name) {
         Ok(()) => dir.sync(),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("its name is taken by now; the delivered file stays as {}", hidden.display()),
+            format!("its name is taken by now; the file stays as {}", hidden.display()),
         )),
         Err(error) => Err(error),
     }
@@ -189,13 +236,16 @@ fn move_to(
     delivered: &Delivered,
 ) -> io::Result<()> {
     let to = target_dir(folder, root, target, rel)?;
+    let mark = delivered.mark();
     for n in 0..MOVE_NAMES {
-        let name = target_name(base_name(rel), &delivered.sha256, n);
+        let name = target_name(base_name(rel), &mark, n);
         match dir.rename_new(hidden, &to, &name) {
             Ok(()) => {
                 to.sync()?;
                 dir.sync()?;
-                return move_result(dir, &to, &name, delivered);
+                move_result(dir, &to, &name, delivered)?;
+                take_marker(folder, dir, rel, delivered, Some((&to, &name)));
+                return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -204,7 +254,7 @@ fn move_to(
     Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", target.display())))
 }
 
-/// After a crash between the move of the input and that of its result: the result follows.
+/// After a crash between the move of the input and that of what belongs to it: this follows.
 fn follow_moved(
     folder: &Folder,
     root: &Root,
@@ -213,22 +263,42 @@ fn follow_moved(
     dir: &Dir,
     delivered: &Delivered,
 ) -> io::Result<()> {
-    if dir.file(&delivered.result)?.is_none() {
+    if dir.file(&delivered.result)?.is_none() && folder.watch.done_marker.is_none() {
         return Ok(());
     }
     let to = target_dir(folder, root, target, rel)?;
+    let mark = delivered.mark();
     for n in 0..MOVE_NAMES {
-        let name = target_name(base_name(rel), &delivered.sha256, n);
+        let name = target_name(base_name(rel), &mark, n);
         if to.file(&name)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation)) {
-            return move_result(dir, &to, &name, delivered);
+            move_result(dir, &to, &name, delivered)?;
+            take_marker(folder, dir, rel, delivered, Some((&to, &name)));
+            return Ok(());
         }
     }
     Ok(())
 }
 
+/// The marker of an input that is gone goes away, or along to where the input is now. That it cannot is no failure.
+fn take_marker(folder: &Folder, dir: &Dir, rel: &Path, delivered: &Delivered, moved: Option<(&Dir, &OsStr)>) {
+    let Some(marker) = &folder.watch.done_marker else { return };
+    let (input, object_id) = (base_name(rel), delivered.object_id);
+    let taken = match moved {
+        None => marker::remove(marker, dir, input, object_id),
+        Some((to, name)) => {
+            let (name, mark) = (marker.of(name), delivered.mark());
+            let names = (0..MOVE_NAMES).map(|n| target_name(&name, &mark, n));
+            marker::follow(marker, dir, input, object_id, to, names)
+        }
+    };
+    if let Err(error) = taken {
+        tracing::warn!(watch = %folder.watch.name, path = %Shown(rel), %error, "the marker of this file was left behind");
+    }
+}
+
 fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io::Result<()> {
     for n in 1..=u32::from(MOVE_NAMES) {
-        match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, Kind::Result, n)) {
+        match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, delivered.kind, n)) {
             Ok(()) => {
                 to.sync()?;
                 return dir.sync();
@@ -271,4 +341,77 @@ fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {
         dir = dir.make_dir(name)?;
     }
     Ok(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    /// An inbox whose dead letters are to be moved, with one file in it and what is known of that.
+    fn given_up() -> (tempfile::TempDir, Arc<Folder>, Root, Delivered) {
+        let inbox = tempfile::tempdir().unwrap();
+        let text = format!(
+            "[server]\nuri = \"http://127.0.0.1\"\n[pipelines.p]\nfile = \"p.pipe\"\n\
+             [[watch]]\nname = \"w\"\npath = {:?}\npipeline = \"p\"\non_failure = {{ move = \"failed\" }}",
+            inbox.path()
+        );
+        let config = Config::parse(&text, Path::new("/etc/config.toml"), &Environment::default()).unwrap();
+        let (folder, _) = Folder::new(config.watches[0].clone());
+        std::fs::write(inbox.path().join("a.txt"), "one").unwrap();
+        let root = Root::open(inbox.path()).unwrap();
+        let generation = root.dir(Path::new("")).unwrap().file(OsStr::new("a.txt")).unwrap().unwrap().generation;
+        let delivered = Delivered {
+            kind: Kind::Error,
+            generation,
+            sha256: None,
+            object_id: Uuid::nil(),
+            result: "a.txt.error.json".into(),
+        };
+        (inbox, folder, root, delivered)
+    }
+
+    #[test]
+    fn only_the_very_file_that_failed_is_moved() {
+        let changes: [fn(&Path); 3] = [
+            |path| std::fs::write(path, "two").unwrap(),
+            |path| {
+                let new = path.with_extension("new");
+                std::fs::write(&new, "one").unwrap();
+                std::fs::rename(new, path).unwrap();
+            },
+            |path| {
+                let readonly = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o444);
+                std::fs::set_permissions(path, readonly).unwrap();
+            },
+        ];
+        for change in changes {
+            let (inbox, folder, root, delivered) = given_up();
+            // The kernel's clock of change times goes in ticks.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            change(&inbox.path().join("a.txt"));
+            let outcome = finish(&folder, &root, Path::new("a.txt"), &delivered).unwrap();
+            assert_eq!(outcome, Outcome::Kept("the file changed after it was given up".into()));
+            assert!(inbox.path().join("a.txt").exists() && !inbox.path().join("failed").exists());
+        }
+        let (inbox, folder, root, delivered) = given_up();
+        std::fs::write(inbox.path().join("a.txt.error.json"), "{}").unwrap();
+        assert_eq!(finish(&folder, &root, Path::new("a.txt"), &delivered).unwrap(), Outcome::Gone);
+        let failed = inbox.path().join("failed");
+        assert!(failed.join("a.txt").exists() && failed.join("a.txt.error.json").exists());
+    }
+
+    #[test]
+    fn what_came_to_the_hidden_name_instead_is_put_back() {
+        let (inbox, folder, root, delivered) = given_up();
+        let (path, hidden) = (inbox.path().join("a.txt"), inbox.path().join(sidecar::hidden_name(Uuid::nil())));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&hidden, "somebody's").unwrap();
+        let outcome = finish(&folder, &root, Path::new("a.txt"), &delivered).unwrap();
+        assert_eq!(outcome, Outcome::Kept("another file came to its place".into()));
+        assert_eq!(std::fs::read(path).unwrap(), b"somebody's");
+        assert!(!inbox.path().join("failed").exists());
+    }
 }

@@ -27,7 +27,7 @@ use crate::sidecar::{self, Kind, ResultFile};
 /// How long a result that could not be placed waits for the next try.
 const PLACE_PAUSE: Duration = Duration::from_secs(5);
 /// Pauses before a post-action is tried again; after the last it is given up with a warning.
-const POST_ACTION_PAUSES: [Duration; 4] =
+pub(super) const POST_ACTION_PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(30)];
 
 /// A file that the pipeline has, whose result is not on disk yet.
@@ -169,8 +169,9 @@ impl Claimed {
         let dir = self.root.parent(&self.job.path)?;
         let place = sidecar::find(&dir, base_name(&self.job.path), Kind::Result, &self.tools.identity)?;
         let delivered = Delivered {
+            kind: Kind::Result,
             generation: self.job.generation,
-            sha256: self.job.sha256.unwrap_or_default(),
+            sha256: self.job.sha256,
             object_id: self.object_id(),
             result: place.name().to_owned(),
         };

@@ -18,7 +18,7 @@ use super::limits::{ByteLimit, FileLimit};
 use super::pipeline::{Line, Session};
 use super::recover;
 use super::slots::{Room, Slots, UploadId};
-use super::space::{self, Space};
+use super::space::Space;
 use super::spool::{MAX_FILES, Spool};
 use super::spooled;
 use super::verdict::{Blame, Fault};
@@ -31,6 +31,8 @@ use crate::fs::Root;
 use crate::identity::Identity;
 use crate::job::{Event, FileKey, JobState, Millis, WatchId};
 use crate::journal::{Failure, Journal};
+use crate::panics;
+use crate::progress::{BEAT_EVERY, Progress};
 use crate::show::Shown;
 
 /// Due jobs of one watch that are kept at hand.
@@ -68,6 +70,7 @@ pub struct Dispatcher {
     started: Instant,
     paused_until: Option<Instant>,
     space: Space,
+    progress: Progress,
     /// The longest that any job is made to wait, in milliseconds.
     longest_wait: Millis,
 }
@@ -205,7 +208,13 @@ impl Dispatcher {
             paused_until: None,
             longest_wait,
             space: Space::new(config_state),
+            progress: Progress::default(),
         }
+    }
+
+    /// Tells from outside whether it still goes round.
+    pub fn progress(&self) -> Progress {
+        self.progress.clone()
     }
 
     /// Dispatches until the daemon stops, then waits for what is in flight, at most `drain_timeout`.
@@ -218,17 +227,22 @@ impl Dispatcher {
         let mut roots: Vec<_> = self.lanes.iter().map(|lane| lane.folder.availability()).collect();
         let mut recoveries = JoinSet::new();
         for lane in &self.lanes {
-            recoveries.spawn(recover::hidden_files(lane.folder.clone(), self.tools.clone()));
+            recoveries.spawn(recover::strays(lane.folder.clone(), self.tools.clone()));
         }
         let folders = self.lanes.iter().map(|lane| lane.folder.clone()).collect();
-        recoveries.spawn(spooled::review(folders, self.tools.clone()));
+        let review = spooled::review(folders, self.tools.clone());
+        recoveries.spawn(async move {
+            review.await;
+            Ok(())
+        });
         while !*stopping.borrow_and_update() {
+            self.progress.beat();
             changes.mark_unchanged();
             let wake = self.dispatch().await?;
             tokio::select! {
                 Some(report) = self.reports.recv() => self.report(&report),
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
-                Some(ended) = recoveries.join_next() => joined(ended).await,
+                Some(ended) = recoveries.join_next() => joined(ended).await?,
                 _ = changes.changed() => {}
                 () = any_changed(&mut health) => {}
                 () = any_changed(&mut roots) => {}
@@ -243,7 +257,7 @@ impl Dispatcher {
     /// Claims and starts everything that may start now. Returns when to look again at the latest.
     async fn dispatch(&mut self) -> Result<Instant, Failure> {
         let mut wake = Wake::default();
-        wake.at(Instant::now() + space::CHECK_EVERY);
+        wake.at(Instant::now() + BEAT_EVERY);
         self.start_post_actions()?;
         self.start_spooled(&mut wake)?;
         let picks = self.pick(&mut wake)?;
@@ -277,7 +291,8 @@ impl Dispatcher {
                 byte_limits: outlet.bytes.clone(),
                 reports: self.report_to.clone(),
             };
-            let task = self.workers.spawn(worker.run()).id();
+            let name = format!("worker of watch {:?}", lane.folder.watch.name);
+            let task = self.workers.spawn(panics::named(name.into(), worker.run())).id();
             let upload = Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session };
             self.in_flight.insert(task, InFlight { upload: Some(upload), claimed });
         }
@@ -306,7 +321,8 @@ impl Dispatcher {
                 let (tools, folder, root) = (self.tools.clone(), lane.folder.clone(), root.clone());
                 let claimed = Claimed { tools, folder, root, key, job };
                 let worked = claimed.clone();
-                let task = self.workers.spawn(async move { worked.finish().await }).id();
+                let name = format!("post-action of watch {:?}", lane.folder.watch.name);
+                let task = self.workers.spawn(panics::named(name.into(), async move { worked.finish().await })).id();
                 self.in_flight.insert(task, InFlight { upload: None, claimed });
             }
         }
@@ -533,6 +549,7 @@ impl Dispatcher {
     async fn drain(mut self) -> Result<(), Failure> {
         let deadline = tokio::time::Instant::now() + self.config.server.drain_timeout;
         loop {
+            self.progress.beat();
             tokio::select! {
                 ended = self.workers.join_next_with_id() => match ended {
                     Some(ended) => self.ended(ended).await?,
@@ -540,6 +557,7 @@ impl Dispatcher {
                 },
                 Some(report) = self.reports.recv() => self.report(&report),
                 () = tokio::time::sleep_until(deadline) => break,
+                () = tokio::time::sleep(BEAT_EVERY) => {}
             }
         }
         tracing::warn!(files = self.in_flight.len(), "not finished within drain_timeout; these files are sent again");

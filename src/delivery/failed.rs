@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use super::blocking;
 use super::claimed::{Claimed, short, to_json};
+use super::delivered::POST_ACTION_PAUSES;
 use super::result::Temp;
 use super::verdict::{self, Blame, Fault};
 use crate::clock::{rfc3339, unix_millis};
+use crate::config::OnFailure;
 use crate::fs::base_name;
 use crate::job::{Event, Millis};
 use crate::journal::Failure;
@@ -98,10 +100,33 @@ impl Claimed {
             Err(fault) => return Box::pin(self.failed(fault)).await,
         };
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
-        self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        let given_up = self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        if let Some(job) = given_up
+            && (Self { job, ..self.clone() }).put_aside(&POST_ACTION_PAUSES).await?
+        {
+            return Ok(());
+        }
         // Its error file may have been removed before the journal knew of it, and that event have meant nothing.
         self.folder.report_changed(self.job.path.clone());
         Ok(())
+    }
+
+    /// What the dropper of a dead letter can do.
+    fn how_to_retry(&self) -> String {
+        let watch = &self.folder.watch;
+        let name = base_name(&self.job.path);
+        match (&watch.on_failure, &watch.done_marker) {
+            (OnFailure::Move(target), _) => format!(
+                "The file and this error file are moved to {}. To try again, put the file back to where it was{}.",
+                target.display(),
+                watch.done_marker.as_ref().map_or("", |_| ", and then its marker")
+            ),
+            (OnFailure::Keep, Some(marker)) => format!(
+                "To try again, save the file and then {} anew, or delete this error file.",
+                marker.of(name).to_string_lossy()
+            ),
+            (OnFailure::Keep, None) => "To try again, save the file anew, touch it, or delete this error file.".into(),
+        }
     }
 
     /// Writes the error file; returns its name.
@@ -113,10 +138,7 @@ impl Claimed {
             error: short(blame.error.clone()),
             code: blame.code.to_owned(),
             retryable: blame.retryable,
-            hint: format!(
-                "{}. To try again, save the file anew, touch it, or delete this error file.",
-                uppercase_first(blame.hint)
-            ),
+            hint: format!("{}. {}", uppercase_first(blame.hint), self.how_to_retry()),
             first_attempt_at: self.job.first_attempt_at.map(rfc3339),
             last_attempt_at: self.job.last_attempt_at.map(rfc3339),
             about: self.about(attempts),

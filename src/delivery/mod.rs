@@ -11,17 +11,20 @@
 //! | [`delivered`], [`failed`] | what became of it: files on disk, then the journal |
 //! | [`spool`], [`spooled`] | results whose folder cannot be written wait in the state directory; what becomes of their jobs |
 //! | [`result`](mod@result), [`after`] | result files, written durably; the input kept, removed or moved |
-//! | [`recover`] | post-actions that a crash interrupted and no record knows |
+//! | [`marker`], [`aside`] | the marker goes where its input goes; a dead letter goes where `on_failure` says |
+//! | [`recover`] | moves and removals that a crash interrupted and that no due job finishes |
 //! | [`space`] | whether there is room to begin anything new |
 //!
 //! It gets its work from the journal alone and knows nothing of events, scans or settling.
 
 pub mod after;
+pub mod aside;
 pub mod claimed;
 pub mod delivered;
 pub mod dispatch;
 pub mod failed;
 pub mod limits;
+pub mod marker;
 pub mod pipeline;
 pub mod recover;
 pub mod result;

@@ -40,6 +40,7 @@ pub struct Line {
 struct Timeouts {
     connect: Duration,
     request: Duration,
+    silence: Duration,
     start: Duration,
     /// Longest pause between probes.
     pause: Duration,
@@ -78,6 +79,7 @@ impl Line {
         let timeouts = Timeouts {
             connect: all.server.connect_timeout,
             request: all.server.request_timeout,
+            silence: all.server.silence_timeout,
             start: all.server.start_timeout,
             pause: all.retry.max.min(MAX_PAUSE),
         };
@@ -202,17 +204,25 @@ impl Line {
 
     /// One probe: connects if need be, and makes sure that the task runs.
     async fn establish(&self, live: Option<Connection>) -> Result<(Connection, Task), Down> {
-        let connection = match live.filter(|connection| !connection.is_closed()) {
+        let live = match live {
+            Some(connection) => answering(connection).await,
+            None => None,
+        };
+        let connection = match live {
             Some(connection) => connection,
             None => self.connect().await?,
         };
         match self.task(&connection).await {
             Ok(task) => Ok((connection, task)),
-            Err(reason) => Err(Down { reason, connection: self.worth_asking(connection) }),
+            Err(Trouble { reason, of_task: true }) => Err(Down { reason, connection: self.worth_asking(connection) }),
+            Err(Trouble { reason, of_task: false }) => Err(Down { reason, connection: None }),
         }
     }
 
     /// The connection, if the next probe may ask on it: its socket is fine, only the task is not.
+    ///
+    /// It is asked on rather than replaced also for what is still on its way on it: a write to a pipe of the task before
+    /// comes in ahead of the first open in the new one, and meets nobody's pipe.
     ///
     /// A key that is locked to its task dies with it, and may not even ask for it: only a new login tells, and only
     /// that reads a replaced key.
@@ -230,15 +240,24 @@ impl Line {
         });
         let key = key.await.map_err(|error| error.to_string()).and_then(|key| key)?;
         let options = self.options(key).map_err(|error| error.to_string())?;
-        Ok(Connection::open(&options).await.map_err(|error| match &error {
-            Error::Authentication(_) => {
-                format!(
-                    "{error}; the key is {}: replace it, it is read again at each try",
-                    self.config.api_key.describe()
-                )
-            }
+        Ok(Connection::open(&options).await.map_err(|error| self.trouble(&error).reason)?)
+    }
+
+    /// What an error of a probe means, with what to do about it.
+    fn trouble(&self, error: &Error) -> Trouble {
+        let reason = match (error, &self.config.target) {
+            (Error::Authentication(_), _) => format!(
+                "{error}; the key is {}: replace it, it is read again at each try",
+                self.config.api_key.describe()
+            ),
+            (Error::NotRunning(_), Target::Token(token)) => format!(
+                "{error}; start it, and put its token into {}: it is read again at each try, or give the pipeline as a \
+                 file, which is started here",
+                token.describe()
+            ),
             _ => error.to_string(),
-        })?)
+        };
+        Trouble { reason, of_task: matches!(error, Error::NotRunning(_)) }
     }
 
     /// How to connect with this credential. Errors: the URI is not one, or is not encrypted where it must be.
@@ -246,6 +265,7 @@ impl Line {
         let mut options = ConnectOptions::new(ServiceUri::parse(&self.config.uri)?, key);
         options.connect_timeout = self.timeouts.connect;
         options.request_timeout = self.timeouts.request;
+        options.set_silence_timeout(self.timeouts.silence);
         options.ca_file.clone_from(&self.config.ca_file);
         options.allow_plaintext = self.config.allow_plaintext;
         options.check()?;
@@ -253,7 +273,7 @@ impl Line {
     }
 
     /// The task, which runs; a pipeline file is started if need be.
-    async fn task(&self, connection: &Connection) -> Result<Task, String> {
+    async fn task(&self, connection: &Connection) -> Result<Task, Trouble> {
         let token = match &self.config.target {
             Target::File(path) => self.execute(connection, path).await?,
             Target::Token(token) => {
@@ -270,19 +290,22 @@ impl Line {
             Ok(status) if status.state == TaskState::Running && !status.completed => {
                 Ok(Task { token, started: status.start_time, confirmed: true })
             }
-            Ok(status) => Err(format!(
-                "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
-                status.state
-            )),
+            Ok(status) => Err(Trouble {
+                reason: format!(
+                    "the task is not running (its state is {:?}); start it, or give the pipeline as a file",
+                    status.state
+                ),
+                of_task: true,
+            }),
             // A `pk_` key may send data and nothing else: what it may not ask is unknown, and the first open will tell.
             Err(Error::Refused(_)) if matches!(self.config.target, Target::Credential) => {
                 Ok(Task { token, started: None, confirmed: false })
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(self.trouble(&error)),
         }
     }
 
-    async fn execute(&self, connection: &Connection, path: &Path) -> Result<SecretString, String> {
+    async fn execute(&self, connection: &Connection, path: &Path) -> Result<SecretString, Trouble> {
         let file = path.to_owned();
         let pipeline = tokio::task::spawn_blocking(move || load_pipeline(&file))
             .await
@@ -295,7 +318,22 @@ impl Line {
         options.use_existing = true;
         options.name = Some(self.config.name.clone());
         options.start_timeout = self.timeouts.start;
-        connection.execute(options).await.map(|task| task.token).map_err(|error| error.to_string())
+        connection.execute(options).await.map(|task| task.token).map_err(|error| self.trouble(&error))
+    }
+}
+
+/// The connection, if its server still answers on it.
+///
+/// One that does not is closed, so that those who wait on it for a reply wait no longer.
+async fn answering(connection: Connection) -> Option<Connection> {
+    match connection.ping().await {
+        // A no is an answer, too.
+        Ok(()) | Err(Error::Refused(_)) => Some(connection),
+        Err(Error::TimedOut { .. }) => {
+            connection.close().await;
+            None
+        }
+        Err(_) => None,
     }
 }
 
@@ -305,6 +343,20 @@ struct Task {
     started: Option<Value>,
     /// The server said that it runs.
     confirmed: bool,
+}
+
+/// Why the task of a pipeline does not take files.
+struct Trouble {
+    reason: String,
+    /// It is the task, or this host's file of it: the connection is fine. Else only a new login may help: it may have
+    /// another credential by then.
+    of_task: bool,
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self { reason, of_task: true }
+    }
 }
 
 /// Why a probe failed, and the connection if that was not why.

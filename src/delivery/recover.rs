@@ -1,49 +1,85 @@
-//! Files that a crash left under a hidden name, and that no record knows: their journal was thrown away.
+//! Files that a crash left on their way to another folder or out of this one.
+//!
+//! At a hidden name: its journal was thrown away, or the file had been given up. In its place: given up, and not moved yet.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::after::{self, Recovery};
+use super::after::{self, Outcome, Recovery};
 use super::blocking;
-use super::claimed::Tools;
+use super::claimed::{Claimed, Tools};
 use crate::folder::Folder;
+use crate::fs::{Root, base_name};
 use crate::job::{FileKey, JobState};
+use crate::journal::Failure;
 use crate::show::Shown;
+use crate::sidecar::HIDDEN_PREFIX;
 
 /// How often the end of the first scan, which finds them, is looked for.
 const SCAN_CHECK: Duration = Duration::from_millis(500);
 
-/// Finishes or undoes the post-actions of one watch that no record knows, once the first scan has found them.
-pub async fn hidden_files(folder: Arc<Folder>, tools: Arc<Tools>) {
+/// Finishes or undoes what was begun with files of one watch, once the first scan has found them.
+///
+/// Errors: the journal failed; the dispatcher learns of it by itself.
+pub async fn strays(folder: Arc<Folder>, tools: Arc<Tools>) -> Result<(), Failure> {
     while !folder.is_scanned() {
         tokio::time::sleep(SCAN_CHECK).await;
     }
+    while let Some(path) = folder.stray() {
+        let Some(root) = folder.root() else {
+            tokio::time::sleep(SCAN_CHECK).await;
+            continue;
+        };
+        if base_name(&path).as_encoded_bytes().starts_with(HIDDEN_PREFIX.as_bytes()) {
+            hidden_file(&folder, &root, &path, &tools).await?;
+        } else {
+            dead_letter(&folder, root, &path, &tools).await?;
+        }
+        folder.forget_stray(&path);
+    }
+    Ok(())
+}
+
+/// A file that was given up, and stands in its place, or its error file does, although the watch wants both moved.
+async fn dead_letter(folder: &Arc<Folder>, root: Arc<Root>, path: &Path, tools: &Arc<Tools>) -> Result<bool, Failure> {
+    let key = FileKey::new(folder.watch.id, path);
+    let job = tools.journal.get(key)?.filter(|job| job.state == JobState::Failed);
+    let Some(job) = job else { return Ok(false) };
+    Claimed { tools: tools.clone(), folder: folder.clone(), root, key, job }.put_aside(&[]).await
+}
+
+async fn hidden_file(folder: &Arc<Folder>, root: &Arc<Root>, hidden: &Path, tools: &Arc<Tools>) -> Result<(), Failure> {
+    let (owner, its_root, its_tools, path) = (folder.clone(), root.clone(), tools.clone(), hidden.to_owned());
+    let recovered = blocking(move || {
+        let is_known = |rel: &Path| match its_tools.journal.get(FileKey::new(owner.watch.id, rel)) {
+            Ok(job) => job.is_some_and(|job| job.state == JobState::Delivered),
+            // What cannot be asked is left alone.
+            Err(_) => true,
+        };
+        after::recover(&owner, &its_root, &path, &its_tools.identity, is_known)
+    });
     let watch = &folder.watch;
-    for hidden in folder.take_orphans() {
-        let Some(root) = folder.root() else { return };
-        let (owner, tools, path) = (folder.clone(), tools.clone(), hidden.clone());
-        let recovered = blocking(move || {
-            let is_known = |rel: &Path| match tools.journal.get(FileKey::new(owner.watch.id, rel)) {
-                Ok(job) => job.is_some_and(|job| job.state == JobState::Delivered),
-                // What cannot be asked is left alone.
-                Err(_) => true,
-            };
-            after::recover(&owner, &root, &path, &tools.identity, is_known)
-        });
-        match recovered.await {
-            Ok(Recovery::NotOurs) => {}
-            Ok(Recovery::Finished(input, outcome)) => tracing::info!(
-                watch = %watch.name, path = %Shown(&hidden.with_file_name(input)), ?outcome,
-                "finished what an earlier run had begun to do with this delivered file"
-            ),
-            Ok(Recovery::Unknown) => tracing::warn!(
-                watch = %watch.name, path = %Shown(&hidden),
-                "a file in the middle of a post-action that nothing is known about; it is left as it is"
-            ),
-            Err(error) => {
-                tracing::warn!(watch = %watch.name, path = %Shown(&hidden), %error, "cannot finish a post-action");
+    match recovered.await {
+        Ok(Recovery::NotOurs) => {}
+        Ok(Recovery::Finished(input, outcome)) => {
+            let path = hidden.with_file_name(input);
+            tracing::info!(
+                watch = %watch.name, path = %Shown(&path), ?outcome,
+                "finished what an earlier run had begun to do with this file"
+            );
+            if outcome == Outcome::Gone {
+                // If it is a dead letter, the journal does not know yet that it is gone.
+                dead_letter(folder, root.clone(), &path, tools).await?;
             }
         }
+        Ok(Recovery::Unknown) => tracing::warn!(
+            watch = %watch.name, path = %Shown(hidden),
+            "a file in the middle of a post-action that nothing is known about; it is left as it is"
+        ),
+        Err(error) => {
+            tracing::warn!(watch = %watch.name, path = %Shown(hidden), %error, "cannot finish a post-action");
+        }
     }
+    Ok(())
 }

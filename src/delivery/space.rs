@@ -6,7 +6,7 @@ use crate::config::State;
 use crate::show::Shown;
 
 /// How often the free space is looked at.
-pub const CHECK_EVERY: Duration = Duration::from_secs(10);
+const CHECK_EVERY: Duration = Duration::from_secs(10);
 
 /// The room of the state directory.
 #[derive(Debug)]

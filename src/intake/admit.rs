@@ -6,9 +6,10 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::assess::{Assessment, assess};
+use super::marked::{Marked, marked};
 use crate::config::OnSuccess;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
@@ -25,8 +26,11 @@ pub enum Inspection {
     Candidate(Generation),
     /// Nothing to do.
     Nothing,
-    /// It is absent, and its record ends with it.
+    /// It is absent, or the generation that was admitted is and its marker says nothing of the one that stands there now:
+    /// its record ends with it.
     Gone,
+    /// It waits for a marker that can never stand there, for its name would be too long.
+    Unmarkable,
     /// A directory: walk it.
     Directory,
     /// It cannot be told now.
@@ -96,13 +100,31 @@ impl<'a> Desk<'a> {
         match self.root.look(rel) {
             Look::File(seen) => match assess(job.as_ref(), &seen.generation) {
                 Assessment::Known => Inspection::Nothing,
-                _ => Inspection::Candidate(seen.generation),
+                // It was whole when it was admitted, and is as it was.
+                Assessment::DeadLetter => Inspection::Candidate(seen.generation),
+                _ => match self.marked(rel, &seen.generation) {
+                    Ok(Marked::Yes) => Inspection::Candidate(seen.generation),
+                    Ok(_) if job.is_some_and(|job| job.is_waiting()) => Inspection::Gone,
+                    Ok(Marked::Never) => Inspection::Unmarkable,
+                    Ok(Marked::NotYet) => Inspection::Nothing,
+                    Err(error) => Inspection::Unknown(error),
+                },
             },
             Look::Directory => Inspection::Directory,
             Look::Absent if job.is_some_and(|job| job.minds_absence()) => Inspection::Gone,
             Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
+    }
+
+    /// Whether the watch's marker, if it has one, says that this generation is whole.
+    fn marked(&self, rel: &Path, generation: &Generation) -> io::Result<Marked> {
+        let Some(marker) = &self.folder.watch.done_marker else { return Ok(Marked::Yes) };
+        marked(marker, base_name(rel), generation, |name| match self.root.look(&rel.with_file_name(name)) {
+            Look::File(seen) => Ok(Some(seen)),
+            Look::Directory | Look::Special | Look::Absent => Ok(None),
+            Look::Unknown(error) => Err(error),
+        })
     }
 
     /// Decides about a path that has been quiet in this generation.
@@ -126,6 +148,10 @@ impl<'a> Desk<'a> {
             // What cannot be looked for counts as there: a dead letter is not retried by accident.
             let place = sidecar::find(&dir, name, Kind::Error, self.identity);
             let still_there = !matches!(place, Ok(Place::Free(_)));
+            // Both go elsewhere together, the input first.
+            if !still_there && dir.file(name)?.is_none_or(|seen| seen.generation != settled) {
+                return Ok(Decision::Later(None));
+            }
             return Ok(if still_there { Decision::Nothing } else { Decision::Record(Event::Requeue { at: now }) });
         }
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
@@ -202,9 +228,4 @@ impl<'a> Desk<'a> {
         }
         Ok(admit)
     }
-}
-
-/// The input that a vanished path was an error file of: deleting the error file retries the input.
-pub fn input_behind(rel: &Path) -> Option<PathBuf> {
-    sidecar::input_of_error(base_name(rel)).map(|name| rel.with_file_name(name))
 }

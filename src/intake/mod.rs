@@ -12,6 +12,7 @@
 
 pub mod admit;
 pub mod assess;
+pub mod marked;
 pub mod overlap;
 pub mod rounds;
 pub mod scan;
@@ -36,11 +37,12 @@ use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::config::{Detect, Watch};
 use crate::folder::{Availability, Folder};
-use crate::fs::Root;
+use crate::fs::{Root, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
+use crate::sidecar;
 
 /// Paths of one watch that may be settling at a time.
 const MAX_SETTLING: usize = 10_000;
@@ -48,6 +50,8 @@ const MAX_SETTLING: usize = 10_000;
 const SINK_CAPACITY: usize = 256;
 /// Quiet that a file must show where the kernel tells of writers.
 const QUIET: Duration = Duration::from_secs(2);
+/// Quiet that a file must show whose marker says that it is whole: what its writer does last, a chmod say, is waited for.
+const QUIET_MARKED: Duration = Duration::from_millis(200);
 /// Quiet that a file must show where it does not.
 const QUIET_UNSURE: Duration = Duration::from_secs(10);
 /// How often the root is compared with what stands at its path.
@@ -72,6 +76,8 @@ pub struct Intake {
     started: Instant,
     /// The writer check was found missing and said so.
     unsure_said: bool,
+    /// A file was found whose marker can never stand there, and it was said so.
+    never_said: bool,
     /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
     mounted: bool,
 }
@@ -126,6 +132,7 @@ impl Intake {
             settling: Settling::new(MAX_SETTLING),
             started: Instant::now(),
             unsure_said: false,
+            never_said: false,
             mounted: false,
         }
     }
@@ -300,14 +307,24 @@ impl Intake {
 
     /// A hint of the kernel. False if there was no room for it.
     fn hint(&mut self, rel: &Path) -> bool {
-        if let Some(input) = admit::input_behind(rel) {
-            return self.selector.file(&input).is_err() || self.notice(&input);
+        if let Some(input) = self.input_behind(rel)
+            && self.selector.file(&input).is_ok()
+            && !self.notice(&input)
+        {
+            return false;
         }
         // The path may be a folder: whether it is an input is asked again when it is known to be a file.
         if self.selector.file(rel).is_err() && self.selector.folders(rel).is_err() {
             return true;
         }
         self.notice(rel)
+    }
+
+    /// The input that is to be looked at because something happened to a file beside it: its error file was removed, or
+    /// its marker appeared.
+    fn input_behind(&self, rel: &Path) -> Option<PathBuf> {
+        let marked = || self.folder.watch.done_marker.as_ref()?.input_of(base_name(rel));
+        sidecar::input_of_error(base_name(rel)).or_else(marked).map(|name| rel.with_file_name(name))
     }
 
     fn notice(&mut self, rel: &Path) -> bool {
@@ -323,7 +340,12 @@ impl Intake {
     /// The quiet that a file of this watch must show.
     fn quiet(&self) -> Duration {
         let remote = self.folder.root().is_some_and(|root| root.kind().remote);
-        self.folder.watch.settle.unwrap_or(if remote { QUIET_UNSURE } else { QUIET })
+        let default = match self.folder.watch.done_marker {
+            Some(_) => QUIET_MARKED,
+            None if remote => QUIET_UNSURE,
+            None => QUIET,
+        };
+        self.folder.watch.settle.unwrap_or(default)
     }
 }
 

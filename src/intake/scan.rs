@@ -3,6 +3,7 @@
 //! A scan alone would find every file. It never infers that something is absent: a directory that cannot be
 //! listed is merely unknown. It runs on a blocking thread and waits when intake has no room.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,12 +12,14 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::assess::{Assessment, assess};
+use super::marked::{Marked, marked};
 use super::select::Selector;
 use super::watch::{WatchError, Watches};
+use crate::config::OnFailure;
 use crate::folder::Folder;
-use crate::fs::{Dir, EntryKind, Look, Root};
+use crate::fs::{Dir, EntryKind, Look, Root, Seen};
 use crate::identity::Identity;
-use crate::job::FileKey;
+use crate::job::{FileKey, JobState};
 use crate::journal::Journal;
 use crate::show::Shown;
 use crate::sidecar;
@@ -135,25 +138,60 @@ impl Walker {
             return self.hidden(dir, path);
         }
         if self.selector.file(&path).is_err() {
+            self.left_behind(&path, report);
             return Ok(());
         }
         report.files += 1;
-        let known = match dir.file(name)? {
-            None => return Ok(()),
-            Some(seen) => {
-                let Ok(job) = self.journal.get(FileKey::new(self.folder.watch.id, &path)) else {
-                    // Without its memory the daemon stops.
-                    report.stopped = true;
-                    return Ok(());
-                };
-                assess(job.as_ref(), &seen.generation) == Assessment::Known
-            }
+        let Some(seen) = dir.file(name)? else { return Ok(()) };
+        let Ok(job) = self.journal.get(FileKey::new(self.folder.watch.id, &path)) else {
+            // Without its memory the daemon stops.
+            report.stopped = true;
+            return Ok(());
         };
-        if !known {
+        let needs_a_look = match assess(job.as_ref(), &seen.generation) {
+            Assessment::Known => false,
+            Assessment::DeadLetter => {
+                self.put_aside(&path);
+                true
+            }
+            // What waits for its marker is not even looked at, however much of it there is.
+            _ => job.is_some_and(|job| job.is_waiting()) || self.may_be_whole(dir, name, &seen)?,
+        };
+        if needs_a_look {
             report.found += 1;
             report.stopped = self.sink.blocking_send(path).is_err();
         }
         Ok(())
+    }
+
+    fn may_be_whole(&self, dir: &Dir, name: &OsStr, seen: &Seen) -> io::Result<bool> {
+        let Some(marker) = &self.folder.watch.done_marker else { return Ok(true) };
+        Ok(marked(marker, name, &seen.generation, |name| dir.file(name))? != Marked::NotYet)
+    }
+
+    /// A crash may have come between the journal's word that a file was given up and its move, or that of its error file.
+    fn left_behind(&self, path: &Path, report: &mut Report) {
+        let Some(input) = sidecar::input_of_error(crate::fs::base_name(path)) else { return };
+        let input = path.with_file_name(input);
+        if self.folder.watch.on_failure == OnFailure::Keep
+            || self.folder.is_scanned()
+            || self.selector.file(&input).is_err()
+        {
+            return;
+        }
+        match self.journal.get(FileKey::new(self.folder.watch.id, &input)) {
+            // Its move may be on record already, that of its error file is not.
+            Ok(job) if job.as_ref().is_some_and(|job| job.state == JobState::Failed) => self.put_aside(&input),
+            Ok(_) => {}
+            Err(_) => report.stopped = true,
+        }
+    }
+
+    /// At the start, delivery is told of the dead letters that stand in their place although they are to be moved.
+    fn put_aside(&self, path: &Path) {
+        if self.folder.watch.on_failure != OnFailure::Keep && !self.folder.is_scanned() {
+            self.folder.add_stray(path.to_owned());
+        }
     }
 
     /// Temp files that a crash left are swept; a file in the middle of a post-action without a record is reported.
@@ -170,7 +208,7 @@ impl Walker {
             .and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX))
             .and_then(|id| Uuid::parse_str(id).ok());
         if id.is_some() && !self.folder.is_scanned() {
-            self.folder.add_orphan(path);
+            self.folder.add_stray(path);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::{OnSuccess, Watch};
+use crate::config::{Marker, Watch};
 use crate::sidecar;
 
 /// Deepest nesting of folders that is walked into; a path this deep is a mistake or an attack.
@@ -25,7 +25,9 @@ const JUNK_SUFFIXES: &[&str] =
 pub enum Skip {
     /// One of our own outputs or hidden names.
     Output,
-    /// In the folder that finished files are moved to.
+    /// A `done_marker`.
+    Marker,
+    /// In the folder that finished files, or those that were given up, are moved to.
     MoveTarget,
     /// Junk: `ignore_junk`.
     Junk,
@@ -44,6 +46,7 @@ impl Skip {
     pub fn rule(self) -> &'static str {
         match self {
             Self::Output => "output",
+            Self::Marker => "done-marker",
             Self::MoveTarget => "move-target",
             Self::Junk => "junk",
             Self::Excluded => "exclude",
@@ -59,24 +62,30 @@ impl Skip {
 pub struct Selector {
     filters: crate::config::Filters,
     recursive: bool,
-    /// Where finished files are moved to, relative to the root, if it lies beneath it.
-    move_target: Option<PathBuf>,
+    marker: Option<Marker>,
+    /// Where files are moved to in the end, relative to the root, if it lies beneath it.
+    move_targets: Vec<PathBuf>,
 }
 
 impl Selector {
     /// The selection that a watch asks for.
     pub fn new(watch: &Watch) -> Self {
-        let move_target = match &watch.on_success {
-            OnSuccess::Move(target) => target.strip_prefix(&watch.path).ok().map(Path::to_owned),
-            OnSuccess::Keep | OnSuccess::Delete => None,
-        };
-        Self { filters: watch.select.clone(), recursive: watch.recursive, move_target }
+        let inside = |target: &Path| target.strip_prefix(&watch.path).ok().map(Path::to_owned);
+        Self {
+            filters: watch.select.clone(),
+            recursive: watch.recursive,
+            marker: watch.done_marker.clone(),
+            move_targets: watch.targets().filter_map(inside).collect(),
+        }
     }
 
     /// Whether a file is an input, or why not.
     pub fn file(&self, rel: &Path) -> Result<(), Skip> {
         if sidecar::is_output(crate::fs::base_name(rel)) {
             return Err(Skip::Output);
+        }
+        if self.marker.as_ref().is_some_and(|marker| marker.input_of(crate::fs::base_name(rel)).is_some()) {
+            return Err(Skip::Marker);
         }
         self.folders(rel.parent().unwrap_or(Path::new("")))?;
         if self.filters.ignore_junk && is_junk(crate::fs::base_name(rel)) {
@@ -99,7 +108,7 @@ impl Selector {
         if !self.recursive {
             return Err(Skip::NotRecursive);
         }
-        if self.move_target.as_ref().is_some_and(|target| rel.starts_with(target)) {
+        if self.move_targets.iter().any(|target| rel.starts_with(target)) {
             return Err(Skip::MoveTarget);
         }
         let mut depth = 0;
@@ -180,6 +189,28 @@ mod tests {
     }
 
     #[test]
+    fn markers_are_never_inputs_whatever_the_filters_say() {
+        check(
+            &selector("ignore_junk = false\ninclude = [\"*\"]\ndone_marker = \"{name}.done\""),
+            &[("a.pdf.done", Some("done-marker")), ("a.pdf.done.done", Some("done-marker")), (".done", None)],
+        );
+        check(&selector(""), &[("a.pdf.done", None)]);
+    }
+
+    #[test]
+    fn no_name_of_ours_can_be_a_marker() {
+        for pattern in ["{name}.result.json", "x{name}.error.json", "{name}.result.txt", ".rri-{name}", ".nfs{name}x"] {
+            assert!(sidecar::is_output(OsStr::new(&pattern.replace("{name}", "a.pdf"))), "{pattern}");
+            let text = format!(
+                "[server]\nuri = \"http://127.0.0.1\"\n[pipelines.p]\nfile = \"p.pipe\"\n\
+                 [[watch]]\npath = \"/in\"\npipeline = \"p\"\ndone_marker = {pattern:?}"
+            );
+            let refused = Config::parse(&text, Path::new("/etc/config.toml"), &Environment::default()).unwrap_err();
+            assert!(refused.to_string().contains("its own files"), "{refused}");
+        }
+    }
+
+    #[test]
     fn exclude_wins_over_include() {
         check(
             &selector("include = [\"*.pdf\"]\nexclude = [\"draft*\"]"),
@@ -189,7 +220,8 @@ mod tests {
 
     #[test]
     fn where_finished_files_go_nothing_is_picked_up() {
-        let selector = selector("on_success = { move = \"done\" }");
+        let selector = selector("on_success = { move = \"done\" }\non_failure = { move = \"failed/x\" }");
+        check(&selector, &[("failed/x/a.pdf", Some("move-target")), ("failed/a.pdf", None)]);
         check(&selector, &[("done/a.pdf", Some("move-target")), ("donet/a.pdf", None), ("sub/done/a.pdf", None)]);
         assert!(selector.folders(Path::new("done")).is_err(), "it is not even walked");
     }

@@ -1,6 +1,6 @@
 //! Looking at the paths whose time has come: those that have settled go into the journal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,13 +36,19 @@ impl Intake {
             match inspection {
                 Inspection::Candidate(generation) if self.selector.file(&rel).is_ok() => {
                     if self.settling.look(&rel, generation, now) == Verdict::Settled {
-                        let unsure_is_fine = self.folder.watch.settle.is_some()
+                        let watch = &self.folder.watch;
+                        let unsure_is_fine = watch.settle.is_some()
+                            || watch.done_marker.is_some()
                             || self.settling.quiet(&rel).is_some_and(|quiet| quiet >= QUIET_UNSURE);
                         settled.push((rel, generation, unsure_is_fine));
                     }
                 }
                 Inspection::Candidate(_) | Inspection::Nothing => self.settling.remove(&rel),
                 Inspection::Gone => gone.push(rel),
+                Inspection::Unmarkable => {
+                    self.say_unmarkable(&rel);
+                    self.settling.remove(&rel);
+                }
                 Inspection::Directory => {
                     self.settling.remove(&rel);
                     folders.push(rel);
@@ -66,7 +72,10 @@ impl Intake {
             (decided, desk.unsure())
         });
         let (decided, unsure) = decided.await;
-        if let Some(why) = unsure {
+        // Where a marker says that a file is whole, nobody needs to be told that the kernel does not.
+        if let Some(why) = unsure
+            && self.folder.watch.done_marker.is_none()
+        {
             self.say_unsure(why);
         }
         let now = self.started.elapsed();
@@ -111,6 +120,16 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    fn say_unmarkable(&mut self, rel: &Path) {
+        if !std::mem::replace(&mut self.never_said, true) {
+            tracing::warn!(
+                watch = %self.folder.watch.name, path = %Shown(rel),
+                "the name of this file is so long that its done_marker can never exist, so it is never sent; there may be \
+                 others like it: give such files shorter names"
+            );
+        }
     }
 
     fn say_unsure(&mut self, why: &str) {

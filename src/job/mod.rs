@@ -148,6 +148,11 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether its file was admitted and no worker has it.
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, JobState::Pending { .. } | JobState::Blocked { .. })
+    }
+
     /// Whether it matters to this record that its file is found absent: what was not begun vanishes, what was finished
     /// is noted. A worker or a post-action has the others and sees for itself.
     pub fn minds_absence(&self) -> bool {

@@ -78,7 +78,7 @@ const TABLE: &str = "
     adopt-same-size       *done      .        .         .         .        .        .        .        .        .       .
     adopt-other-size      *done      .        .         .         .        .        .        .        .        .       .
     adopt+post-action     *delivered .        .         .         .        .        .        .        .        .       .
-    same-content          .          .        .         .         done     .        .        .        .        .       .
+    same-content          .          .        .         .         done     failed   .        .        .        .       .
     claim                 .          sending  .         .         .        .        sending  .        .        .       .
     delivered             .          .        done      .         .        .        .        .        .        .       done
     delivered+post-action .          .        delivered .         .        .        .        .        .        .       delivered

@@ -27,7 +27,7 @@ pub enum Event {
         /// Now.
         at: Millis,
     },
-    /// The metadata changed (chmod, rename over), the content did not.
+    /// The metadata changed (chmod, rename over), the content did not; of a dead letter, by our own renames.
     SameContent {
         /// What was seen.
         generation: Generation,
@@ -175,7 +175,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             (job, true)
         }
         (Event::SameContent { generation }, Some(job)) => match job.state {
-            S::Done => (Job { generation, ..job.clone() }, false),
+            S::Done | S::Failed => (Job { generation, ..job.clone() }, false),
             _ => return Err(refused),
         },
         (Event::Claim { at }, Some(job)) => match job.state {

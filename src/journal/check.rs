@@ -18,6 +18,8 @@ use crate::job::{Counters, WatchId};
 pub(super) struct Content {
     /// Whose journal it is; none if no batch was ever written.
     pub(super) id: Option<Uuid>,
+    /// Number of its latest batch.
+    pub(super) sequence: u64,
     /// The watches with their ledgers.
     pub(super) watches: BTreeMap<WatchId, Watch>,
     /// Number of records.
@@ -79,8 +81,8 @@ pub(super) fn examine(tree: &sled::Tree) -> Result<Content, Fault> {
                 content.watches.insert(watch, Watch { name, counters });
             }
             Key::Meta => {
-                let (id, sum) = record::decode_meta(&value)?;
-                (content.id, totals) = (Some(id), Some(sum));
+                let meta = record::decode_meta(&value)?;
+                (content.id, content.sequence, totals) = (Some(meta.id), meta.sequence, Some(meta.totals));
             }
         }
     }

@@ -13,12 +13,12 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use super::open::panic_message;
-use super::record::CodecError;
+use super::record::{CodecError, Meta};
 use super::store::{ReadError, Store};
 use super::view::{Shared, Watch, sum};
 use super::{Failure, layout, record};
 use crate::job::{self, Event, FileKey, Generation, Job, Refused, WatchId};
+use crate::panics;
 
 /// A batch takes no further operation once it has this many events.
 pub(super) const GROUP_LIMIT: usize = 512;
@@ -69,11 +69,21 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) queue: mpsc::Receiver<Message>,
     pub(super) id: Uuid,
+    /// Number of the latest durable batch.
+    pub(super) sequence: u64,
 }
 
 impl Writer {
-    /// Runs until the journal is closed or nobody is left who could send.
-    pub(super) fn run(mut self) {
+    /// Runs until the journal is closed or nobody is left who could send. A panic is a failure of the journal, so that
+    /// the daemon hears of it even while nobody waits for a commit.
+    pub(super) fn run_caught(self) {
+        let shared = self.shared.clone();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run())) {
+            shared.fail(Failure::Panicked { message: panics::message(panic.as_ref()).to_owned() });
+        }
+    }
+
+    fn run(mut self) {
         let mut open = true;
         while open && let Some(first) = self.queue.blocking_recv() {
             let (mut works, mut answers, mut events) = (Vec::new(), Vec::new(), 0);
@@ -101,16 +111,17 @@ impl Writer {
                 }),
             }
         }
+        self.store.sync_note();
     }
 
     /// Commits a group; after the first failure every other group fails with it.
-    fn commit(&self, works: Vec<Work>) -> Result<Vec<Outcomes>, Failure> {
+    fn commit(&mut self, works: Vec<Work>) -> Result<Vec<Outcomes>, Failure> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
         self.shared.set_busy(Some(Instant::now()));
         let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(works)))
-            .unwrap_or_else(|panic| Err(Failure::Panicked { message: panic_message(panic.as_ref()).to_owned() }));
+            .unwrap_or_else(|panic| Err(Failure::Panicked { message: panics::message(panic.as_ref()).to_owned() }));
         self.shared.set_busy(None);
         if let Err(failure) = &result {
             self.shared.fail(failure.clone());
@@ -118,7 +129,7 @@ impl Writer {
         result
     }
 
-    fn try_commit(&self, works: Vec<Work>) -> Result<Vec<Outcomes>, Failure> {
+    fn try_commit(&mut self, works: Vec<Work>) -> Result<Vec<Outcomes>, Failure> {
         let (read_failed, write_failed) =
             (|error| self.shared.read_failed(&error), |error| self.shared.write_failed(&error));
 
@@ -141,7 +152,9 @@ impl Writer {
         }
 
         let watches = plan.watches_after(self);
-        let batch = plan.batch(self.id, &watches).map_err(|error| read_failed(error.into()))?;
+        let totals = sum(watches.values().map(|watch| &watch.counters));
+        let meta = Meta { id: self.id, sequence: self.sequence + 1, totals };
+        let batch = plan.batch(&meta).map_err(|error| read_failed(error.into()))?;
         let changed = plan.slots.into_iter().filter(|(_, slot)| slot.after.is_some());
         let before = changed.map(|(key, slot)| (key, slot.before)).collect();
         self.shared
@@ -151,6 +164,8 @@ impl Writer {
             })
             .map_err(write_failed)?;
         self.store.make_durable().map_err(write_failed)?;
+        self.sequence = meta.sequence;
+        self.store.note(self.sequence);
         self.shared.with_view(|view| {
             view.uncommitted = HashMap::new();
             view.watches = watches;
@@ -224,7 +239,7 @@ impl Plan {
         watches
     }
 
-    fn batch(&self, id: Uuid, watches: &BTreeMap<WatchId, Watch>) -> Result<sled::Batch, CodecError> {
+    fn batch(&self, meta: &Meta) -> Result<sled::Batch, CodecError> {
         let mut batch = sled::Batch::default();
         for (key, slot) in &self.slots {
             let Some(after) = &slot.after else { continue };
@@ -248,8 +263,7 @@ impl Plan {
         for (id, watch) in &self.watches {
             batch.insert(layout::watch(*id), record::encode_watch(&watch.name, &watch.counters)?);
         }
-        let totals = sum(watches.values().map(|watch| &watch.counters));
-        batch.insert(layout::META, record::encode_meta(id, &totals)?);
+        batch.insert(layout::META, record::encode_meta(meta)?);
         Ok(batch)
     }
 }

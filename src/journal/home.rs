@@ -5,7 +5,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::open::OpenError;
 
 /// The format of everything in the journal's directory. Raised when an older program could not read what we write.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 /// How many journals may be moved away within one second.
 const MAX_SAME_NAME: u32 = 100;
 
@@ -22,6 +22,10 @@ const LOCK: &str = "lock";
 const JOURNAL: &str = "journal";
 const FORMAT_FILE: &str = "journal.format";
 const ID_FILE: &str = "journal.id";
+const SUSPECT: &str = "journal.suspect";
+const SEQUENCE: &str = "journal.sequence";
+/// The database's file within the journal's directory.
+const DATABASE: &str = "db";
 /// Where an unfinished snapshot goes; the latest one replaces an earlier one.
 const ASIDE: &str = "journal.unfinished-snapshot";
 
@@ -67,6 +71,16 @@ impl Home {
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),
             Err(TryLockError::Error(source)) => Err(OpenError::Io { path, source }),
         }
+    }
+
+    /// The state directory.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The database's file.
+    pub(super) fn database(&self) -> PathBuf {
+        self.journal().join(DATABASE)
     }
 
     /// The journal's own directory.
@@ -167,6 +181,65 @@ impl Home {
         Ok(target)
     }
 
+    /// Leaves the mark that the journal as it stands there now cannot be opened, durably.
+    pub(super) fn mark_suspect(&self) -> Result<(), OpenError> {
+        let database = self.describe_database()?.unwrap_or_default();
+        self.write(SUSPECT, &database)
+    }
+
+    /// Whether the mark stands there and speaks of this very journal, not of one that was put in its place since.
+    pub(super) fn is_suspect(&self) -> Result<bool, OpenError> {
+        let Some(mark) = self.read(SUSPECT)? else { return Ok(false) };
+        Ok(self.describe_database()?.is_some_and(|database| database == mark.trim()))
+    }
+
+    /// Removes the mark, if there is one.
+    pub(super) fn clear_suspect(&self) -> Result<(), OpenError> {
+        let path = self.dir.join(SUSPECT);
+        match fs::remove_file(&path) {
+            Ok(()) => sync_dir(&self.dir),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(source) => Err(OpenError::Io { path, source }),
+        }
+    }
+
+    /// What tells one state of the database's file from another; none without a file.
+    fn describe_database(&self) -> Result<Option<String>, OpenError> {
+        let path = self.database();
+        match fs::metadata(&path) {
+            Ok(file) => Ok(Some(format!("{} {} {}.{:09}", file.ino(), file.len(), file.mtime(), file.mtime_nsec()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(OpenError::Io { path, source }),
+        }
+    }
+
+    /// Bytes of the database's file; 0 without one.
+    pub(super) fn database_size(&self) -> u64 {
+        fs::metadata(self.database()).map_or(0, |file| file.len())
+    }
+
+    /// The sequence number that the journal `id` had reached for certain; 0 if nothing is known.
+    pub(super) fn sequence(&self, id: Uuid) -> Result<u64, OpenError> {
+        let text = self.read(SEQUENCE)?.unwrap_or_default();
+        let known = text.trim().split_once(' ').filter(|(of, _)| of.parse() == Ok(id));
+        Ok(known.and_then(|(_, sequence)| sequence.parse().ok()).unwrap_or_default())
+    }
+
+    /// Opens the file that follows the sequence numbers of the journal `id`.
+    pub(super) fn follow(&self, id: Uuid, sequence: u64) -> Result<Sequence, OpenError> {
+        let path = self.dir.join(SEQUENCE);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        file.and_then(|file| {
+            let followed = Sequence { id, file };
+            followed.note(sequence)?;
+            // A line has one length, so nothing of an earlier one is left behind it.
+            followed.file.set_len(Sequence::line(id, sequence).len() as u64)?;
+            Ok(followed)
+        })
+        .map_err(|source| OpenError::Io { path, source })
+    }
+
     fn read(&self, name: &str) -> Result<Option<String>, OpenError> {
         let path = self.dir.join(name);
         match fs::read(&path) {
@@ -187,6 +260,29 @@ impl Home {
         };
         replace().map_err(|source| OpenError::Io { path: path.clone(), source })?;
         sync_dir(&self.dir)
+    }
+}
+
+/// The file that says how far a journal had come. It is written after a batch is durable and never waited for, so it may
+/// lag behind; a journal that is older than it was cut off or put in the place of a newer one.
+pub(super) struct Sequence {
+    id: Uuid,
+    file: File,
+}
+
+impl Sequence {
+    /// Notes that everything up to this number is durable.
+    pub(super) fn note(&self, sequence: u64) -> io::Result<()> {
+        self.file.write_all_at(Self::line(self.id, sequence).as_bytes(), 0)
+    }
+
+    /// Makes the latest note durable.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn line(id: Uuid, sequence: u64) -> String {
+        format!("{id} {sequence:020}\n")
     }
 }
 

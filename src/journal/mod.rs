@@ -23,7 +23,8 @@
 //! | `m` | the journal's identity, and the sum of the ledgers; part of every batch |
 //!
 //! Beside it in the state directory: `lock` (held while the daemon lives), `journal.format`, `journal.id` (second
-//! copy of the identity: tells a lost journal from a new one), `journal.corrupt-<time>` (quarantine).
+//! copy of the identity: tells a lost journal from a new one), `journal.sequence` (how far it had come),
+//! `journal.suspect` (the last opening did not end), `journal.corrupt-<time>` (quarantine).
 //!
 //! # Commit
 //! One thread takes the waiting events, up to a bound, and applies them in order, later ones of a batch seeing what
@@ -31,11 +32,17 @@
 //! the batch until it is durable, readers are shown the former records of the keys in it, so they never wait for the disk.
 //!
 //! # Opening
-//! Lock; format; unfinished snapshots moved aside; sled opened with panics caught; every row read and compared with
-//! everything that is written twice. What fails there is quarantined, except for errors of the operating system. Two kinds
-//! of damage are not noticed: a file cut off between two commits opens as an earlier, consistent journal (what it lacks is
-//! found again by the scan, as after a quarantine), and a file that makes sled's open spin for ever (the start never
-//! becomes ready).
+//! Lock; format; unfinished snapshots moved aside; sled opened with panics caught, as long as there is reason to wait;
+//! every row read and compared with everything that is written twice. What fails there is quarantined, except for errors
+//! of the operating system.
+//!
+//! An open that computes without an end cannot be ended from outside. It leaves the mark `journal.suspect`, the daemon
+//! ends, and the next start quarantines, if the database is still the file that the mark describes. What is measured is
+//! processor time, so that a slow or hung disk never costs a healthy journal.
+//!
+//! A database that is cut off between two commits opens as an earlier, consistent journal. So every batch has a number,
+//! and `journal.sequence` follows it: written after each durable batch without being made durable itself, it may lag, but
+//! never leads. A journal older than it is damaged. Whoever restores a backup restores the whole state directory.
 
 mod check;
 mod commit;
@@ -43,6 +50,7 @@ mod error;
 mod home;
 mod layout;
 mod open;
+mod patience;
 mod record;
 mod recover;
 mod store;
@@ -63,6 +71,7 @@ use tokio::time::timeout;
 use crate::job::{Counters, Event, FileKey, Generation, Job, Millis, Refused, WatchId};
 use commit::{Denied, GROUP_LIMIT, Item, Message, Outcomes, QUEUE_LIMIT, Work, Writer};
 pub use error::{ApplyError, Failure};
+use open::Ways;
 pub use open::{OpenError, Opened};
 pub use recover::Recovered;
 use store::SyncFile;
@@ -93,16 +102,21 @@ impl Journal {
     }
 
     fn open_with(state_dir: &Path, sync_file: SyncFile, deadline: Duration) -> Result<(Self, Opened), OpenError> {
-        let (store, id, content, opened) = open::open(state_dir, sync_file)?;
+        Self::open_by(state_dir, &Ways::usual(sync_file), deadline)
+    }
+
+    fn open_by(state_dir: &Path, ways: &Ways, deadline: Duration) -> Result<(Self, Opened), OpenError> {
+        let (store, id, content, opened) = open::open(state_dir, ways)?;
         let dir = store.home.journal();
         let store = Arc::new(store);
         let view = View { store: Some(store.clone()), uncommitted: HashMap::new(), watches: content.watches };
         let shared = Arc::new(Shared::new(dir.clone(), deadline, view));
         let (queue, receiver) = mpsc::channel(QUEUE_LIMIT);
-        let writer = Writer { store, shared: shared.clone(), queue: receiver, id };
+        let sequence = content.sequence;
+        let writer = Writer { store, shared: shared.clone(), queue: receiver, id, sequence };
         let thread = thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || writer.run_caught())
             .map_err(|source| OpenError::Io { path: dir, source })?;
         Ok((Self { inner: Arc::new(Inner { shared, queue, thread: Mutex::new(Some(thread)) }) }, opened))
     }

@@ -4,11 +4,10 @@
 //! a new journal (the scan of the folders fills it again), the state of this host (a full disk, missing rights, too
 //! many open files) by an error that names it, for that journal is healthy.
 
-use std::any::Any;
-use std::fs::OpenOptions;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,9 +16,11 @@ use uuid::Uuid;
 use super::check::{self, Content, Fault};
 use super::home::{FORMAT, Home, Id};
 use super::layout;
-use super::record;
+use super::patience::{Overdue, Patience};
+use super::record::{self, Meta};
 use super::store::{ReadError, Store, SyncFile};
 use crate::job::Counters;
+use crate::panics;
 
 /// sled's cache, in bytes; its default is 1 GiB.
 const CACHE: u64 = 16 << 20;
@@ -68,6 +69,30 @@ pub enum OpenError {
         /// The operating system's reason.
         source: io::Error,
     },
+    /// The opening computed without an end. The mark for the next start is left.
+    #[error(
+        "opening the journal in {} took {} s of processor time and does not end, so it is damaged: the next start puts \
+         it aside as journal.corrupt-<time> and begins an empty one; files whose results stand there are not sent again",
+        .dir.display(), .busy.as_secs()
+    )]
+    Endless {
+        /// The journal's directory.
+        dir: PathBuf,
+        /// Processor time used.
+        busy: Duration,
+    },
+    /// The opening waits for the disk, and not for the first minute.
+    #[error(
+        "opening the journal in {} did not end within {} s, and hardly computed: its disk does not answer, or is far \
+         too slow; nothing was changed, and the next start tries again",
+        .dir.display(), .after.as_secs()
+    )]
+    Unanswered {
+        /// The journal's directory.
+        dir: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// Even a new, empty journal does not work.
     #[error("cannot start a new journal in {}: {message}", .dir.display())]
     Unusable {
@@ -79,7 +104,8 @@ pub enum OpenError {
 }
 
 /// Why an attempt to open what is there failed.
-enum Trouble {
+#[derive(Debug)]
+pub(super) enum Trouble {
     Host(OpenError),
     Damage(String),
 }
@@ -90,15 +116,38 @@ impl From<OpenError> for Trouble {
     }
 }
 
+/// The ways of an opening that a test replaces.
+pub(super) struct Ways {
+    pub(super) sync_file: SyncFile,
+    /// Opens the database in a directory and reads all of it.
+    pub(super) read_all: fn(&Path) -> Result<(sled::Db, Content), Trouble>,
+    /// What a database of so many bytes is given.
+    pub(super) patience: fn(u64) -> Patience,
+}
+
+impl Ways {
+    pub(super) fn usual(sync_file: SyncFile) -> Self {
+        Self { sync_file, read_all: open_checked, patience: Patience::of }
+    }
+}
+
 /// Opens the journal of a state directory, or a new one.
-pub(super) fn open(state_dir: &Path, sync_file: SyncFile) -> Result<(Store, Uuid, Content, Opened), OpenError> {
-    let home = Home::lock(state_dir)?;
+pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Content, Opened), OpenError> {
+    let home = Arc::new(Home::lock(state_dir)?);
     home.check_format()?;
     let mut quarantined = None;
+    if home.is_suspect()? {
+        let target = home.quarantine()?;
+        tracing::error!(moved_to = %target.display(), "opening the journal did not come to an end at the last start, so it was put aside: starting an empty one; files whose results stand there are not sent again");
+        quarantined = Some(target);
+    }
+    // Only after the journal it speaks of is out of the way; one that speaks of another journal has no meaning.
+    home.clear_suspect()?;
     if home.has_journal()? {
-        match open_existing(&home) {
+        match open_existing(&home, ways) {
             Ok(Some((db, id, content))) => {
-                let store = finish(home, db, sync_file)?;
+                // What a killed predecessor wrote and did not wait for becomes durable, too.
+                let store = Store::new(db, ways.sync_file, home, id, content.sequence)?;
                 let opened = Opened { records: content.records, quarantined, fresh: false };
                 return Ok((store, id, content, opened));
             }
@@ -111,35 +160,61 @@ pub(super) fn open(state_dir: &Path, sync_file: SyncFile) -> Result<(Store, Uuid
                 quarantined = Some(target);
             }
         }
-    } else if home.id()? != Id::Missing {
+    } else if quarantined.is_none() && home.id()? != Id::Missing {
         tracing::warn!(directory = %home.journal().display(), "the journal is gone: starting an empty one");
     }
 
     home.begin_new()?;
     let (db, content) = open_checked(&home.journal()).map_err(|trouble| unusable(&home, trouble))?;
-    let id = Uuid::new_v4();
-    let row = record::encode_meta(id, &Counters::default())
-        .map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
+    let meta = Meta { id: Uuid::new_v4(), sequence: 0, totals: Counters::default() };
+    let row = record::encode_meta(&meta).map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
     db.insert(layout::META, row).map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
-    let store = finish(home, db, sync_file)?;
+    let store = Store::new(db, ways.sync_file, home, meta.id, meta.sequence)?;
     // Last: where this copy is and the journal's own is not, a journal was lost.
-    store.home.write_id(id)?;
-    Ok((store, id, content, Opened { records: 0, quarantined, fresh: true }))
+    store.home.write_id(meta.id)?;
+    Ok((store, meta.id, content, Opened { records: 0, quarantined, fresh: true }))
 }
 
 /// Opens what is there; none if it is the empty beginning of a journal.
-fn open_existing(home: &Home) -> Result<Option<(sled::Db, Uuid, Content)>, Trouble> {
+fn open_existing(home: &Arc<Home>, ways: &Ways) -> Result<Option<(sled::Db, Uuid, Content)>, Trouble> {
     home.move_unfinished_snapshots()?;
-    let (db, content) = open_checked(&home.journal())?;
-    match (content.id, home.id()?) {
-        (Some(id), Id::Known(copy)) if id == copy => Ok(Some((db, id, content))),
-        (Some(_), Id::Known(_)) => Err(Trouble::Damage("it is not the journal that was here before".to_owned())),
+    let (db, content) = open_in_time(home, ways)?;
+    let id = match (content.id, home.id()?) {
+        (Some(id), Id::Known(copy)) if id == copy => id,
+        (Some(_), Id::Known(_)) => {
+            return Err(Trouble::Damage("it is not the journal that was here before".to_owned()));
+        }
         (Some(id), Id::Missing | Id::Unreadable) => {
             home.write_id(id)?;
-            Ok(Some((db, id, content)))
+            id
         }
-        (None, Id::Missing) => Ok(None),
-        (None, _) => Err(Trouble::Damage("it is empty and was not".to_owned())),
+        (None, Id::Missing) => return Ok(None),
+        (None, _) => return Err(Trouble::Damage("it is empty and was not".to_owned())),
+    };
+    let (found, reached) = (content.sequence, home.sequence(id)?);
+    if found < reached {
+        return Err(Trouble::Damage(format!("it ends with commit {found} and had reached commit {reached}")));
+    }
+    Ok(Some((db, id, content)))
+}
+
+/// Opens what is there on a thread of its own, as long as there is reason to wait. The lock is kept until the thread
+/// ends, so that nobody opens the journal twice.
+fn open_in_time(home: &Arc<Home>, ways: &Ways) -> Result<(sled::Db, Content), Trouble> {
+    let (dir, read_all) = (home.journal(), ways.read_all);
+    let patience = (ways.patience)(home.database_size());
+    let opened = {
+        let dir = dir.clone();
+        patience.wait_for(home.clone(), move || read_all(&dir))
+    };
+    match opened.map_err(|source| OpenError::Io { path: dir.clone(), source })? {
+        Ok(Some(result)) => result,
+        Ok(None) => Err(Trouble::Damage("its opening panicked".to_owned())),
+        Err(Overdue::Asleep(after)) => Err(OpenError::Unanswered { dir, after }.into()),
+        Err(Overdue::Busy(busy)) => {
+            home.mark_suspect()?;
+            Err(OpenError::Endless { dir, busy }.into())
+        }
     }
 }
 
@@ -160,7 +235,7 @@ fn open_checked(dir: &Path) -> Result<(sled::Db, Content), Trouble> {
 fn caught<T>(dir: &Path, step: impl FnOnce() -> Result<T, Fault>) -> Result<T, Trouble> {
     match catch_unwind(AssertUnwindSafe(step)) {
         Ok(result) => result.map_err(|fault| blame(dir, fault)),
-        Err(panic) => Err(Trouble::Damage(format!("the database panicked: {}", panic_message(panic.as_ref())))),
+        Err(panic) => Err(Trouble::Damage(format!("the database panicked: {}", panics::message(panic.as_ref())))),
     }
 }
 
@@ -191,32 +266,9 @@ pub(super) fn open_db(dir: &Path) -> Result<sled::Db, sled::Error> {
     }
 }
 
-/// Makes what the opening wrote durable, and what a killed predecessor wrote and did not wait for.
-fn finish(home: Home, db: sled::Db, sync_file: SyncFile) -> Result<Store, OpenError> {
-    let path = home.journal().join("db");
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|source| OpenError::Io { path: path.clone(), source })?;
-    let store = Store::new(db, file, sync_file, home);
-    store.make_durable().map_err(|error| OpenError::Io { path, source: error.into() })?;
-    store.home.sync()?;
-    Ok(store)
-}
-
 fn unusable(home: &Home, trouble: Trouble) -> OpenError {
     match trouble {
         Trouble::Host(error) => error,
         Trouble::Damage(message) => OpenError::Unusable { dir: home.journal(), message },
     }
-}
-
-/// What a panic says.
-pub(super) fn panic_message(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("without a message")
 }

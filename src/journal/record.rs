@@ -17,8 +17,10 @@ use uuid::Uuid;
 
 use crate::job::{self, Counters, Generation, Job, JobState, Millis, STATE_NAMES};
 
-/// The version that is written.
+/// The version that is written of all rows but the journal's own.
 const VERSION: u8 = 1;
+/// The version that is written of the journal's own row; version 1 had no sequence number.
+const META_VERSION: u8 = 2;
 /// Longest value of a row, in bytes.
 pub(super) const MAX_VALUE: usize = 900;
 /// What stands before the payload in the first row of a record.
@@ -112,6 +114,24 @@ struct WireWatch {
 struct WireMeta {
     id: [u8; 16],
     totals: WireCounters,
+    sequence: u64,
+}
+
+#[derive(Deserialize)]
+struct WireMetaV1 {
+    id: [u8; 16],
+    totals: WireCounters,
+}
+
+/// What the journal says of itself, in every batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// Whose journal it is.
+    pub(super) id: Uuid,
+    /// Number of the batch.
+    pub(super) sequence: u64,
+    /// The sum of the ledgers.
+    pub(super) totals: Counters,
 }
 
 /// The rows of a record: the first one, then the further ones.
@@ -161,14 +181,20 @@ pub(super) fn decode_watch(row: &[u8]) -> Result<(String, Counters), CodecError>
 }
 
 /// The row of the journal itself.
-pub(super) fn encode_meta(id: Uuid, totals: &Counters) -> Result<Vec<u8>, CodecError> {
-    versioned(&WireMeta { id: id.into_bytes(), totals: totals.into() })
+pub(super) fn encode_meta(meta: &Meta) -> Result<Vec<u8>, CodecError> {
+    let wire = WireMeta { id: meta.id.into_bytes(), totals: (&meta.totals).into(), sequence: meta.sequence };
+    postcard::to_extend(&wire, vec![META_VERSION]).map_err(CodecError::Payload)
 }
 
-/// Identity of the journal, and the sum of the ledgers.
-pub(super) fn decode_meta(row: &[u8]) -> Result<(Uuid, Counters), CodecError> {
-    let meta: WireMeta = unversioned(row)?;
-    Ok((Uuid::from_bytes(meta.id), meta.totals.try_into()?))
+/// What the row of the journal itself says.
+pub(super) fn decode_meta(row: &[u8]) -> Result<Meta, CodecError> {
+    let wire = if let [META_VERSION, rest @ ..] = row {
+        payload(rest)?
+    } else {
+        let WireMetaV1 { id, totals } = unversioned(row)?;
+        WireMeta { id, totals, sequence: 0 }
+    };
+    Ok(Meta { id: Uuid::from_bytes(wire.id), sequence: wire.sequence, totals: wire.totals.try_into()? })
 }
 
 fn versioned(value: &impl Serialize) -> Result<Vec<u8>, CodecError> {
@@ -369,6 +395,14 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_of_before_the_sequence_numbers_is_read_as_its_beginning() {
+        let id = Uuid::from_bytes([7; 16]);
+        let totals = Counters { admitted: 3, ..Counters::default() };
+        let row = [&[1][..], &postcard::to_stdvec(&(id.into_bytes(), WireCounters::from(&totals))).unwrap()].concat();
+        assert_eq!(decode_meta(&row), Ok(Meta { id, sequence: 0, totals }));
+    }
+
+    #[test]
     fn counters_of_fewer_states_are_read_and_of_more_are_not() {
         let wire = |states| WireCounters { admitted: 2, states, superseded: 0, pruned: 0 };
         let read = Counters::try_from(wire(vec![2])).unwrap();
@@ -399,8 +433,8 @@ mod tests {
         fn watches_and_meta_come_back(name in ".{0,100}", id: [u8; 16], admitted: u64, states: [u64; STATE_NAMES.len()], superseded: u64) {
             let counters = Counters { admitted, states, superseded, pruned: admitted };
             prop_assert_eq!(decode_watch(&encode_watch(&name, &counters).unwrap()), Ok((name, counters)));
-            let id = Uuid::from_bytes(id);
-            prop_assert_eq!(decode_meta(&encode_meta(id, &counters).unwrap()), Ok((id, counters)));
+            let meta = Meta { id: Uuid::from_bytes(id), sequence: admitted, totals: counters };
+            prop_assert_eq!(decode_meta(&encode_meta(&meta).unwrap()), Ok(meta));
         }
 
         #[test]

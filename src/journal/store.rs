@@ -2,12 +2,16 @@
 //!
 //! It must not know of events or of who waits for them.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use super::home::Home;
+use uuid::Uuid;
+
+use super::home::{Home, Sequence};
 use super::layout::{self, Key};
+use super::open::OpenError;
 use super::record::{self, CodecError};
 use crate::job::{FileKey, Job, Millis, WatchId};
 
@@ -23,8 +27,10 @@ pub(super) struct Store {
     /// The database's file. The kernel reports a failed write once to each handle, so this one lives as long as we do.
     file: File,
     sync_file: SyncFile,
+    /// Says beside the journal how far it has come.
+    sequence: Sequence,
     /// The state directory with its lock.
-    pub(super) home: Home,
+    pub(super) home: Arc<Home>,
 }
 
 /// Why a row cannot be read.
@@ -42,14 +48,43 @@ pub(super) enum ReadError {
 }
 
 impl Store {
-    pub(super) fn new(db: sled::Db, file: File, sync_file: SyncFile, home: Home) -> Self {
-        Self { db, file, sync_file, home }
+    /// Made durable as it stands; `id` and `commit` are whose journal it is and how far it has come.
+    pub(super) fn new(
+        db: sled::Db,
+        sync_file: SyncFile,
+        home: Arc<Home>,
+        id: Uuid,
+        commit: u64,
+    ) -> Result<Self, OpenError> {
+        let path = home.database();
+        let failed = |source| OpenError::Io { path: path.clone(), source };
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(failed)?;
+        db.flush().map_err(io::Error::from).and_then(|_| sync_file(&file)).map_err(failed)?;
+        // Only now: what the note says must be durable before it is said.
+        let sequence = home.follow(id, commit)?;
+        home.sync()?;
+        Ok(Self { db, file, sync_file, sequence, home })
     }
 
     /// Makes every applied batch survive a power cut: sled's own flush only reaches the page cache.
     pub(super) fn make_durable(&self) -> Result<(), sled::Error> {
         self.db.flush()?;
         (self.sync_file)(&self.file).map_err(sled::Error::Io)
+    }
+
+    /// Notes beside the journal that this batch is durable. Costs no wait for the disk; a failure harms nothing but
+    /// that an older journal in the place of this one might not be noticed.
+    pub(super) fn note(&self, sequence: u64) {
+        if let Err(error) = self.sequence.note(sequence) {
+            tracing::warn!(directory = %self.home.dir().display(), %error, "cannot note beside the journal how far it has come");
+        }
+    }
+
+    /// Makes the latest note durable; for the end, where a wait does no harm.
+    pub(super) fn sync_note(&self) {
+        if let Err(error) = self.sequence.sync() {
+            tracing::warn!(directory = %self.home.dir().display(), %error, "cannot note beside the journal how far it has come");
+        }
     }
 
     /// A record, and how many further rows it has.

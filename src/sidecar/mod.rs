@@ -19,8 +19,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub use self::name::{
-    HIDDEN_PREFIX, Kind, TEMP_PREFIX, disambiguated, hidden_name, input_of_error, is_output, name_of, other_temp_name,
-    temp_name,
+    HIDDEN_PREFIX, Kind, NAME_MAX, TEMP_PREFIX, disambiguated, hidden_marker_name, hidden_name, input_of_error,
+    is_output, name_of, other_temp_name, temp_name,
 };
 use self::schema::Header;
 pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};
@@ -109,14 +109,19 @@ pub fn find(dir: &Dir, input: &OsStr, kind: Kind, identity: &Identity) -> io::Re
     })
 }
 
-/// Looks through a folder for our result of an object. Returns the input's name and the result.
-pub fn find_object(dir: &Dir, object_id: Uuid, identity: &Identity) -> io::Result<Option<(OsString, Ours)>> {
+/// Looks through a folder for our result or error file of an object. Returns the input's name and the file.
+pub fn find_object(
+    dir: &Dir,
+    object_id: Uuid,
+    kind: Kind,
+    identity: &Identity,
+) -> io::Result<Option<(OsString, Ours)>> {
     for entry in dir.entries()? {
         let name = entry?.name;
-        if !name.as_bytes().ends_with(Kind::Result.suffix().as_bytes()) {
+        if !name.as_bytes().ends_with(kind.suffix().as_bytes()) {
             continue;
         }
-        match read_header(dir, &name, Kind::Result, identity)? {
+        match read_header(dir, &name, kind, identity)? {
             Some(header) if header.object_id == object_id => {
                 let input = Path::new(&header.filepath).file_name().map(OsStr::to_owned);
                 return Ok(input.map(|input| (input, header.ours(name))));
@@ -197,6 +202,11 @@ pub fn adoption(place: &Place, generation: &Generation) -> Adoption {
     }
 }
 
+/// The SHA-256 of these parts, one after the other.
+pub fn hash_parts(parts: &[&[u8]]) -> ContentHash {
+    parts.iter().fold(Sha256::new(), Digest::chain_update).finalize().into()
+}
+
 /// The SHA-256 of everything that a reader gives.
 pub fn hash_reader(mut reader: impl Read) -> io::Result<ContentHash> {
     let mut hasher = Sha256::new();
@@ -213,7 +223,6 @@ pub fn hash_reader(mut reader: impl Read) -> io::Result<ContentHash> {
 
 #[cfg(test)]
 mod tests {
-    use super::name::NAME_MAX;
     use super::*;
     use proptest::prelude::*;
     use std::os::unix::ffi::OsStringExt;

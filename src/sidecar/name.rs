@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::job::ContentHash;
 
 /// Longest name that Linux filesystems take, in bytes.
-pub(super) const NAME_MAX: usize = 255;
+pub const NAME_MAX: usize = 255;
 /// Prefix of every hidden name of ours: temp files and files in the middle of a post-action.
 pub const HIDDEN_PREFIX: &str = ".rri-";
 /// Prefix of temp files; the object id follows.
@@ -67,6 +67,11 @@ pub fn other_temp_name(object_id: Uuid) -> OsString {
 /// The name a file has while its post-action is under way.
 pub fn hidden_name(object_id: Uuid) -> OsString {
     format!("{HIDDEN_PREFIX}{object_id}").into()
+}
+
+/// The name its marker has meanwhile.
+pub fn hidden_marker_name(object_id: Uuid) -> OsString {
+    format!("{HIDDEN_PREFIX}{object_id}.marker").into()
 }
 
 /// The `n`-th name (from 1) for the result or error file of an input.

@@ -11,7 +11,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
 use crate::harness::{
-    Daemon, Host, PATIENCE, delivered_as, delivered_names, engine, read_json, result_path, sha256, sibling, wait_for,
+    Daemon, Host, PATIENCE, delivered_as, delivered_names, engine, files_beneath as files, read_json, result_path,
+    sha256, sibling, wait_for,
 };
 
 /// A running daemon whose watch has these further lines.
@@ -21,24 +22,6 @@ async fn running(extra: &str) -> (Host, Sandbox, Daemon) {
     let daemon = host.start();
     daemon.logged("\"message\":\"ready\"").await;
     (host, engine, daemon)
-}
-
-/// Every file beneath a folder, relative to it, sorted.
-fn files(folder: &Path) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(current) = folders.pop() {
-        for entry in std::fs::read_dir(&current).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                found.push(path.strip_prefix(folder).unwrap().to_string_lossy().into_owned());
-            }
-        }
-    }
-    found.sort();
-    found
 }
 
 async fn has_result(host: &Host, rel: &str, content: &str) {

@@ -398,3 +398,21 @@ pub fn delivered_names(engine: &Sandbox) -> Vec<String> {
 pub fn delivered_as(engine: &Sandbox, name: &str) -> Vec<Delivery> {
     engine.deliveries().into_iter().filter(|delivery| delivery.name == name).collect()
 }
+
+/// Every file beneath a folder, relative to it, sorted.
+pub fn files_beneath(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(current) = folders.pop() {
+        for entry in std::fs::read_dir(&current).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().to_string_lossy().into_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 const RULES: &[(&str, &[&str])] = &[
     ("client", &[]),
     ("show", &[]),
-    ("blocking", &[]),
+    ("panics", &["show"]),
+    ("blocking", &["panics"]),
+    ("progress", &[]),
+    ("service", &["progress"]),
     ("job", &[]),
     ("lease", &[]),
     ("signals", &[]),
@@ -18,7 +21,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("telemetry", &["config", "show"]),
     ("sandbox", &["client"]),
     ("sidecar", &["clock", "fs", "identity", "job"]),
-    ("journal", &["clock", "job", "show"]),
+    ("journal", &["clock", "job", "panics", "show"]),
     ("folder", &["config", "fs", "sidecar"]),
     (
         "intake",
@@ -27,8 +30,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "delivery",
         &[
-            "blocking", "client", "clock", "config", "folder", "fs", "identity", "job", "journal", "lease", "show",
-            "sidecar",
+            "blocking", "client", "clock", "config", "folder", "fs", "identity", "job", "journal", "lease", "panics",
+            "progress", "show", "sidecar",
         ],
     ),
     ("pauses", &["fs", "job"]),
@@ -38,7 +41,7 @@ const RULES: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "admin", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease",
-            "once", "pauses", "show",
+            "once", "panics", "pauses", "progress", "service", "show",
         ],
     ),
     (
@@ -58,6 +61,7 @@ const RULES: &[(&str, &[&str])] = &[
             "journal",
             "lease",
             "once",
+            "panics",
             "sandbox",
             "show",
             "sidecar",

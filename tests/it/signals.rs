@@ -204,3 +204,41 @@ async fn a_second_daemon_on_the_same_state_is_turned_away() {
     host.all_have_results(&names).await;
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_watchdog_of_the_service_manager_is_fed_while_there_is_nothing_to_do_and_in_a_drain() {
+    let (host, engine) = (Host::new(), engine().await);
+    engine.faults().add(Rule::close(Effect::Delay(FOR_EVER)));
+    host.configure_with(&engine.uri(), "drain_timeout = \"600s\"", "");
+    let socket = UnixDatagram::bind(host.path("notify")).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let fed = || {
+        let mut datagram = [0; 4096];
+        let mut fed = 0;
+        while let Ok(length) = socket.recv(&mut datagram) {
+            fed += usize::from(std::str::from_utf8(&datagram[..length]).unwrap().contains("WATCHDOG=1"));
+        }
+        fed
+    };
+    let mut command = host.command(&["run"]);
+    command.env("NOTIFY_SOCKET", host.path("notify")).env("WATCHDOG_USEC", "4000000");
+    let daemon = host.spawn(command);
+    daemon.logged("\"message\":\"ready\"").await;
+    let mut times = fed();
+    wait_for("food without work", || {
+        times += fed();
+        times >= 3
+    })
+    .await;
+    host.drop_files("f", 1);
+    in_flight(&engine).await;
+    daemon.signal("TERM");
+    daemon.logged("stopping").await;
+    let mut times = fed();
+    wait_for("food in a drain", || {
+        times += fed();
+        times >= 3
+    })
+    .await;
+    assert!(!daemon.log().contains("stands still"), "{}", daemon.log());
+}

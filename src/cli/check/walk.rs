@@ -9,8 +9,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::access::{Access, change_names, may};
-use crate::config::{OnSuccess, Watch};
+use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::fs::{Dir, EntryKind, Look, Root, base_name};
+use crate::intake::marked::{Marked, marked};
 use crate::intake::select::{Selector, Skip};
 
 /// Names that are looked at; a larger folder is judged by its first part.
@@ -46,13 +47,16 @@ pub(super) struct Found {
     pub(super) skipped: BTreeMap<&'static str, u64>,
     /// Inputs over `max_size`.
     pub(super) oversized: Tally,
+    /// Inputs whose `done_marker` does not say yet that they are whole, and those of which it never can.
+    pub(super) unmarked: u64,
+    pub(super) unmarkable: Tally,
     /// Inputs that cannot be read.
     pub(super) unreadable: Tally,
     /// Folders that cannot be listed.
     pub(super) unlistable: Tally,
     /// Folders in which no result can be made.
     pub(super) unwritable: Tally,
-    /// Inputs that cannot be renamed although `on_success` needs it.
+    /// Inputs that cannot be renamed although `on_success` or `on_failure` needs it.
     pub(super) stuck: Tally,
     /// Some inputs to ask for writers.
     pub(super) probes: Vec<PathBuf>,
@@ -149,10 +153,18 @@ fn file(
     if seen.generation.size > watch.max_size {
         found.oversized.add(&rel, "");
     }
+    if let Some(marker) = &watch.done_marker {
+        match marked(marker, base_name(&rel), &seen.generation, |name| dir.file(name))? {
+            Marked::Yes => {}
+            Marked::NotYet => found.unmarked += 1,
+            Marked::Never => found.unmarkable.add(&rel, ""),
+        }
+    }
     if let Err(error) = may(&root.path().join(&rel), Access::READ_OK) {
         found.unreadable.add(&rel, error);
     }
-    if sticky && watch.on_success != OnSuccess::Keep && seen.uid != rustix::process::geteuid().as_raw() {
+    let goes = watch.on_success != OnSuccess::Keep || watch.on_failure != OnFailure::Keep;
+    if sticky && goes && seen.uid != rustix::process::geteuid().as_raw() {
         found.stuck.add(&rel, "the folder has the sticky bit and the file belongs to somebody else");
     }
     if found.probes.len() < MAX_PROBES {

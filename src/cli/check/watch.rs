@@ -54,7 +54,7 @@ pub(super) fn check(watch: &Watch, roots: &Arc<Roots>, report: &mut Report) -> O
     contents(watch, &found, filters(watch, report), report);
     writers(&root, &found.probes, report);
     permissions(watch, &found, report);
-    if let OnSuccess::Move(target) = &watch.on_success {
+    for target in watch.targets() {
         move_target(&root, target, report);
     }
     let event_folders = if backend == Backend::Events { found.folders } else { 0 };
@@ -109,6 +109,17 @@ fn contents(watch: &Watch, found: &Found, sensible: bool, report: &mut Report) {
     } else {
         let files = count(found.files, "matching file");
         report.ok(format_args!("{least}{files}, {}, in {folders}{left}", size(found.bytes)));
+    }
+    if watch.done_marker.is_some() && found.files > 0 {
+        report.ok(format_args!("{} no done_marker yet, sent before or waiting for it", have(found.unmarked, "file")));
+    }
+    if let Some((first, _)) = &found.unmarkable.first {
+        report.warning(format_args!(
+            "{} so long a name that its done_marker can never exist, and is never sent, for example {}: give it a \
+             shorter one",
+            have(found.unmarkable.number, "file"),
+            Shown(first)
+        ));
     }
     if let Some((first, _)) = &found.oversized.first {
         report.warning(format_args!(
@@ -171,12 +182,13 @@ fn permissions(watch: &Watch, found: &Found, report: &mut Report) {
     complain(&found.unlistable, "folder", "not to be listed", "what is in it is never sent");
     complain(&found.unreadable, "file", "not readable", "it is not sent");
     complain(&found.unwritable, "folder", "not writable", "no result can be put there, so nothing is sent from it");
-    complain(&found.stuck, "file", "not to be renamed", "on_success cannot be done");
+    complain(&found.stuck, "file", "not to be renamed", "on_success and on_failure cannot be done");
     if !refused {
-        report.ok(match &watch.on_success {
-            OnSuccess::Keep => "folders can be listed, files read, results created",
-            OnSuccess::Delete => "folders can be listed, files read and deleted, results created",
-            OnSuccess::Move(_) => "folders can be listed, files read and moved, results created",
+        report.ok(match (&watch.on_success, watch.targets().next()) {
+            (OnSuccess::Delete, None) => "folders can be listed, files read and deleted, results created",
+            (OnSuccess::Delete, Some(_)) => "folders can be listed, files read, deleted and moved, results created",
+            (_, None) => "folders can be listed, files read, results created",
+            (_, Some(_)) => "folders can be listed, files read and moved, results created",
         });
     }
 }
@@ -212,4 +224,9 @@ fn move_target(root: &Root, target: &Path, report: &mut Report) {
 /// `1 file is`, `2 files are`.
 fn are(number: u64, thing: &str) -> String {
     format!("{} {}", count(number, thing), if number == 1 { "is" } else { "are" })
+}
+
+/// `1 file has`, `2 files have`.
+fn have(number: u64, thing: &str) -> String {
+    format!("{} {}", count(number, thing), if number == 1 { "has" } else { "have" })
 }

@@ -85,6 +85,7 @@ impl Destination {
             .allow_plaintext(pipeline.allow_plaintext)
             .connect_timeout(config.server.connect_timeout)
             .request_timeout(config.server.request_timeout)
+            .silence_timeout(config.server.silence_timeout)
             .chunk_size(pipeline.chunk_size)
             .result_timeout(pipeline.result_timeout);
         if let Some(path) = &pipeline.ca_file {

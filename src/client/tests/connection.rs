@@ -160,6 +160,29 @@ async fn a_server_that_talks_but_takes_nothing_is_lost_too() {
 }
 
 #[tokio::test]
+async fn a_connection_ends_with_a_reset_so_that_nothing_arrives_late() {
+    let (connection, server) = connected(
+        |_| {},
+        |mut peer| async move {
+            let mut buffer = vec![0; 1 << 20];
+            // A FIN would come behind all that waited in the kernel.
+            let broken = loop {
+                match peer.socket.get_mut().read(&mut buffer).await {
+                    Ok(0) => break None,
+                    Ok(_) => {}
+                    Err(error) => break Some(error.kind()),
+                }
+            };
+            assert_eq!(broken, Some(std::io::ErrorKind::ConnectionReset));
+        },
+    )
+    .await;
+    connection.close().await;
+    drop(connection);
+    finished(server).await;
+}
+
+#[tokio::test]
 async fn this_side_pings() {
     let (connection, server) = connected(
         |options| options.ping_interval = SHORT,

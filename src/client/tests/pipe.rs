@@ -263,3 +263,62 @@ async fn a_pipe_that_was_silent_for_too_long_is_not_touched() {
     connection.close().await;
     finished(server).await;
 }
+
+#[tokio::test]
+async fn a_server_that_answers_nothing_about_the_task_is_not_waited_for() {
+    let (connection, server) = connected(
+        |options| options.request_timeout = SHORT * 4,
+        |mut peer| async move {
+            peer.expect("open").await;
+            peer.expect("rrext_get_task_status").await;
+            // A sign of life counts anew.
+            let status = peer.expect("rrext_get_task_status").await;
+            peer.reply(&status, Some(running(1.0))).await;
+            for _ in 0..2 {
+                peer.expect("rrext_get_task_status").await;
+            }
+            assert!(peer.rest().await.is_empty());
+        },
+    )
+    .await;
+    let error = open(&connection).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { what: "rrext_get_task_status", .. }), "{error:?}");
+    connection.close().await;
+    finished(server).await;
+}
+
+#[tokio::test]
+async fn after_a_pause_a_pipe_asks_whether_its_task_is_still_the_same() {
+    for (answer, allowed) in [
+        (Some(running(1.0)), true),
+        (Some(running(2.0)), false),
+        (Some(json!({"state": 5, "completed": true, "startTime": 1.0})), false),
+        // A key that may only send data.
+        (None, true),
+    ] {
+        let (connection, server) = connected(
+            |_| {},
+            move |mut peer| async move {
+                let open = peer.expect("open").await;
+                peer.reply(&open, Some(json!({"pipe_id": 0}))).await;
+                let status = peer.expect("rrext_get_task_status").await;
+                match answer {
+                    Some(body) => peer.reply(&status, Some(body)).await,
+                    None => peer.refuse(&status, "Permission task.monitor is required").await,
+                }
+                if allowed {
+                    let write = peer.expect("write").await;
+                    peer.reply(&write, None).await;
+                }
+                assert!(peer.rest().await.is_empty());
+            },
+        )
+        .await;
+        let mut pipe = open_after(&connection, Some(&json!(1.0))).await.unwrap();
+        pipe.fall_silent(Duration::from_secs(1));
+        let outcome = within(pipe.write(Bytes::from_static(b"abc"))).await;
+        assert!(if allowed { outcome.is_ok() } else { matches!(outcome, Err(Error::NotRunning(_))) }, "{outcome:?}");
+        connection.close().await;
+        finished(server).await;
+    }
+}

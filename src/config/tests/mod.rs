@@ -69,6 +69,7 @@ fn a_minimal_file_gets_every_default() {
     let config = good(MINIMAL);
     assert_eq!(config.server.connect_timeout, 10 * SECOND);
     assert_eq!(config.server.request_timeout, 60 * SECOND);
+    assert_eq!(config.server.silence_timeout, 60 * SECOND);
     assert_eq!(config.server.start_timeout, 10 * MINUTE);
     assert_eq!(config.server.result_timeout, 30 * MINUTE);
     assert_eq!(config.server.drain_timeout, 60 * SECOND);
@@ -93,6 +94,7 @@ fn a_minimal_file_gets_every_default() {
     assert!(watch.recursive && watch.select.include.is_none() && watch.select.ignore_junk);
     assert_eq!((watch.settle, watch.max_size), (None, 1 << 30));
     assert_eq!((&watch.on_success, watch.detect), (&OnSuccess::Keep, Detect::Auto));
+    assert_eq!((&watch.on_failure, &watch.done_marker, watch.targets().count()), (&OnFailure::Keep, &None, 0));
     assert_eq!((watch.poll_interval, watch.rescan_interval), (30 * SECOND, 10 * MINUTE));
     assert_eq!(watch.results.mode, ResultMode::Inherit);
     assert!(watch.metadata.is_empty() && watch.mime_type.is_none());

@@ -63,6 +63,17 @@ fn every_wrong_value_is_named_with_its_key_and_line() {
         ("[[watch]]", "on_success = { move = \"\" }", "watch.on_success.move", "name a folder"),
         ("[[watch]]", "on_success = { move = \".\" }", "watch.on_success.move", "is the same folder as watch"),
         ("[[watch]]", "on_success = { move = \"..\" }", "watch.on_success.move", "contains watch"),
+        ("[[watch]]", "done_marker = \"done\"", "watch.done_marker", "does not contain {name}"),
+        ("[[watch]]", "done_marker = \"{stem}.done\"", "watch.done_marker", "does not contain {name}"),
+        ("[[watch]]", "done_marker = \"{name}\"", "watch.done_marker", "the input itself"),
+        ("[[watch]]", "done_marker = \"ok/{name}\"", "watch.done_marker", "leave out slashes"),
+        ("[[watch]]", "done_marker = \"{name}.{name}\"", "watch.done_marker", "no other braces"),
+        ("[[watch]]", "done_marker = \"{name}.result.json\"", "watch.done_marker", "its own files"),
+        ("[[watch]]", "done_marker = \".rri-{name}\"", "watch.done_marker", "its own files"),
+        ("[[watch]]", "done_marker = \"{name}\\n\"", "watch.done_marker", "control characters"),
+        ("[[watch]]", "on_failure = \"delete\"", "watch.on_failure", "\"keep\" or { move = \"FOLDER\" }"),
+        ("[[watch]]", "on_failure = { move = \" \" }", "watch.on_failure.move", "name a folder"),
+        ("[[watch]]", "on_failure = { move = \".\" }", "watch.on_failure.move", "is the same folder as watch"),
         ("[[watch]]", "detect = \"magic\"", "watch.detect", "`events`"),
         ("[watch.results]", "mode = \"0755\"", "watch.results.mode", "octal"),
         ("[watch.results]", "mode = \"0440\"", "watch.results.mode", "octal"),
@@ -148,6 +159,10 @@ fn folders_that_contain_one_another_are_refused() {
     let target = "watch.on_success.move";
     one_problem(&second("/srv/b", "on_success = { move = \"/srv/drop/invoices/b\" }"), target, "move", overlap);
     one_problem(&second("/srv/b", "on_success = { move = \"/var/lib/rocketride-ingest\" }"), target, "move", overlap);
+    let failed = "watch.on_failure.move";
+    one_problem(&second("/srv/b", "on_failure = { move = \"/srv/drop/invoices/b\" }"), failed, "move", overlap);
+    let both = "on_success = { move = \"done\" }\non_failure = { move = \"done/failed\" }";
+    one_problem(&with("[[watch]]", both), failed, "on_failure", "lies inside the move target of watch");
     // A name that merely begins alike is another folder.
     good(&second("/srv/drop/invoices2", ""));
 }

@@ -2,9 +2,14 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::*;
-use crate::journal::open::open_db;
+use crate::journal::check::Content;
+use crate::journal::home::{FORMAT, Home};
+use crate::journal::open::{Trouble, open_db};
+use crate::journal::patience::Patience;
 
 /// Enough for several segments of the database.
 const FILES: u64 = 3000;
@@ -48,25 +53,49 @@ async fn garbage_in_the_database_is_quarantined() {
     assert_quarantined(&dir).await;
 }
 
-/// Where the cut leaves only whole commits, an earlier state of the journal is all there is to see. It is better than
-/// none: what it lacks is found again, as after a quarantine.
+/// Where the cut leaves only whole commits, the database opens as an earlier, consistent one.
 #[tokio::test]
-async fn a_truncated_database_is_quarantined_or_an_earlier_one() {
+async fn a_truncated_database_is_quarantined_wherever_it_is_cut() {
     for tenths in [1, 3, 5, 7, 8, 9] {
         let dir = filled().await;
         let file = OpenOptions::new().write(true).open(database(&dir)).unwrap();
         let length = file.metadata().unwrap().len();
         file.set_len(length * tenths / 10).unwrap();
-        let (journal, opened) = Journal::open(dir.path()).unwrap();
-        if opened.quarantined.is_some() {
-            assert_eq!((opened.records, opened.fresh), (0, true));
-            continue;
-        }
-        assert_eq!(opened.records % GROUP_LIMIT as u64, 0, "a commit is there as a whole or not at all");
-        assert_eq!(journal.totals().count("pending"), opened.records);
-        let jobs = journal.jobs(watch_id(), None, 9999).unwrap();
-        assert!(jobs.iter().all(|(_, job)| job.state == JobState::Pending { due: job.generation.size }));
+        assert_quarantined(&dir).await;
     }
+}
+
+#[tokio::test]
+async fn an_older_journal_in_the_place_of_a_newer_one_is_quarantined() {
+    let dir = filled().await;
+    let (journal_dir, backup) = (dir.path().join("journal"), dir.path().join("backup"));
+    copy(&journal_dir, &backup);
+    let sequence = fs::read(dir.path().join("journal.sequence")).unwrap();
+    let journal = open(&dir);
+    apply(&journal, "one more", admit(1, 1)).await.unwrap();
+    journal.close().await;
+    let replace = || {
+        fs::remove_dir_all(&journal_dir).unwrap();
+        copy(&backup, &journal_dir);
+    };
+
+    // Together with the note of its time it is a backup; so it is without any note, or with one that cannot be read.
+    for note in [Some(&sequence[..]), None, Some(b"no note")] {
+        replace();
+        let path = dir.path().join("journal.sequence");
+        note.map_or_else(|| fs::remove_file(&path).unwrap(), |note| fs::write(&path, note).unwrap());
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        assert_eq!(opened, Opened { records: FILES, quarantined: None, fresh: false });
+        apply(&journal, "one more", admit(1, 1)).await.unwrap();
+        journal.close().await;
+    }
+    replace();
+    assert_quarantined(&dir).await;
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = std::process::Command::new("cp").arg("-r").args([from, to]).status().unwrap();
+    assert!(status.success());
 }
 
 #[tokio::test]
@@ -171,10 +200,11 @@ fn path_seven() -> FileKey {
 #[tokio::test]
 async fn a_newer_format_is_refused_and_left_alone() {
     let dir = filled().await;
-    fs::write(dir.path().join("journal.format"), "2\n").unwrap();
+    fs::write(dir.path().join("journal.format"), format!("{}\n", FORMAT + 1)).unwrap();
     let error = Journal::open(dir.path()).err().unwrap();
-    assert!(matches!(error, OpenError::NewerFormat { found: 2, .. }));
+    assert!(matches!(error, OpenError::NewerFormat { found, .. } if found == FORMAT + 1));
     assert!(error.to_string().contains("install the version that wrote it"));
+    // An older one, and one that cannot be read: the journal's own rows decide.
     fs::write(dir.path().join("journal.format"), "1\n").unwrap();
     assert_eq!(Journal::open(dir.path()).unwrap().1.records, FILES);
 }
@@ -195,4 +225,88 @@ async fn a_journal_that_this_host_cannot_open_is_not_quarantined() {
     fs::remove_dir(database(&dir)).unwrap();
     fs::rename(dir.path().join("healthy"), database(&dir)).unwrap();
     assert_eq!(Journal::open(dir.path()).unwrap().1.records, FILES);
+}
+
+/// An opening that gets nowhere until it is released. The damage that makes the database itself spin was not found
+/// again: none of some 20,000 random ones does it.
+fn stuck(released: &AtomicBool, pause: Duration) -> Result<(sled::Db, Content), Trouble> {
+    while !released.load(SeqCst) {
+        thread::sleep(pause);
+    }
+    Err(Trouble::Damage("released".to_owned()))
+}
+
+/// Waits for the end of whoever opened the journal in this process.
+fn wait_unlocked(dir: &TempDir) {
+    let deadline = std::time::Instant::now() + LONG;
+    while matches!(Home::lock(dir.path()), Err(OpenError::Locked { .. })) && std::time::Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Opens by a way that gets nowhere; then its process ends, as it were.
+fn open_stuck(dir: &TempDir, ways: &Ways, released: &AtomicBool) -> OpenError {
+    let error = Journal::open_by(dir.path(), ways, LONG).err().unwrap();
+    let locked = Journal::open(dir.path()).err().unwrap();
+    assert!(matches!(locked, OpenError::Locked { .. }), "whoever is still at it keeps the lock: {locked}");
+    released.store(true, SeqCst);
+    wait_unlocked(dir);
+    error
+}
+
+#[tokio::test]
+async fn an_opening_without_an_end_is_given_up_and_the_next_start_quarantines() {
+    static RELEASED: AtomicBool = AtomicBool::new(false);
+    let ways = Ways {
+        sync_file: File::sync_data,
+        read_all: |_| stuck(&RELEASED, Duration::ZERO),
+        patience: |_| Patience { busy: Duration::from_millis(200), total: LONG },
+    };
+    let dir = filled().await;
+    let error = open_stuck(&dir, &ways, &RELEASED);
+    assert!(matches!(error, OpenError::Endless { .. }), "{error}");
+    assert!(error.to_string().contains("the next start puts it aside"), "{error}");
+    let mark = dir.path().join("journal.suspect");
+    assert!(mark.is_file() && database(&dir).is_file(), "nothing is moved while somebody has it open");
+    let marked = fs::read(&mark).unwrap();
+
+    assert_quarantined(&dir).await;
+    assert!(!mark.exists());
+
+    // Killed between the quarantine and the removal of the mark: the new journal is not what it speaks of.
+    fs::write(&mark, marked).unwrap();
+    wait_unlocked(&dir);
+    assert_eq!(Journal::open(dir.path()).unwrap().1, Opened { records: 1, quarantined: None, fresh: false });
+    assert!(!mark.exists());
+}
+
+#[tokio::test]
+async fn a_mark_of_another_journal_than_the_present_one_costs_nothing() {
+    let dir = filled().await;
+    let mark = dir.path().join("journal.suspect");
+    for (text, gone) in [("", false), ("1 2 3.000000004", false), ("1 2 3.000000004", true)] {
+        fs::write(&mark, text).unwrap();
+        if gone {
+            fs::remove_dir_all(dir.path().join("journal")).unwrap();
+        }
+        let (journal, opened) = Journal::open(dir.path()).unwrap();
+        assert_eq!((opened.records, opened.quarantined), (if gone { 0 } else { FILES }, None));
+        assert!(!mark.exists());
+        journal.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_does_not_answer_costs_no_journal() {
+    static RELEASED: AtomicBool = AtomicBool::new(false);
+    let ways = Ways {
+        sync_file: File::sync_data,
+        read_all: |_| stuck(&RELEASED, Duration::from_millis(5)),
+        patience: |_| Patience { busy: LONG, total: Duration::from_millis(200) },
+    };
+    let dir = filled().await;
+    let error = open_stuck(&dir, &ways, &RELEASED);
+    assert!(matches!(error, OpenError::Unanswered { .. }), "{error}");
+    assert!(!dir.path().join("journal.suspect").exists());
+    assert_eq!(Journal::open(dir.path()).unwrap().1, Opened { records: FILES, quarantined: None, fresh: false });
 }
