@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use crate::admin::{self, Desk, Running};
+use crate::audit;
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::Config;
@@ -168,6 +169,8 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         admin::listen::serve(&listen, admin::api::router(desk)).await;
         Ok(())
     });
+    let audits = audit::regularly(folders.clone(), journal.clone(), identity.clone(), spool.clone());
+    supervised.spawn("the audit".into(), async move { if options.once { Ok(()) } else { Err(audits.await) } });
     let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, spool, &folders, &lines, stopped);
     let progress = dispatcher.progress();
     let mut dispatcher = tokio::spawn(panics::named(DISPATCHER.into(), dispatcher.run()));

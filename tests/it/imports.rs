@@ -34,14 +34,21 @@ const RULES: &[(&str, &[&str])] = &[
             "progress", "show", "sidecar",
         ],
     ),
+    (
+        "audit",
+        &[
+            "blocking", "clock", "config", "delivery", "folder", "fs", "identity", "intake", "job", "journal", "lease",
+            "show", "sidecar",
+        ],
+    ),
     ("pauses", &["fs", "job"]),
     ("admin", &["blocking", "clock", "config", "delivery", "folder", "identity", "job", "journal", "pauses", "show"]),
     ("once", &["config", "delivery", "folder", "journal"]),
     (
         "daemon",
         &[
-            "admin", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal", "lease",
-            "once", "panics", "pauses", "progress", "service", "show",
+            "admin", "audit", "blocking", "clock", "config", "delivery", "folder", "identity", "intake", "journal",
+            "lease", "once", "panics", "pauses", "progress", "service", "show",
         ],
     ),
     (

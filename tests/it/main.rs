@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod after;
+mod audit;
 mod cli;
 mod control;
 mod crashes;

@@ -8,6 +8,7 @@ use rocketride_ingest::identity::Identity;
 use rocketride_ingest::job::{FileKey, WatchId};
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 
+use crate::audit::{audit, found};
 use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, sha256, wait_for};
 use crate::host_faults::{Mount, chmod, is_root, start_bound, start_bound_by_permissions};
 
@@ -56,6 +57,12 @@ async fn a_result_whose_folder_became_read_only_outlives_a_kill_and_nothing_is_s
     daemon.logged(HELD).await;
     daemon.kill();
     assert_eq!(host.journaled("in", "spooled").await, 1);
+    assert_eq!(found(&audit(&host).await), Vec::<String>::new());
+    let aside = host.path("aside");
+    std::fs::rename(&spooled[0], &aside).unwrap();
+    let missing = format!("sub/a.txt: its result is not in the spool: {}", spooled[0].display());
+    assert_eq!(found(&audit(&host).await), [missing]);
+    std::fs::rename(&aside, &spooled[0]).unwrap();
     host.write("in/late.txt", "late");
     if is_root() {
         host.give_away();

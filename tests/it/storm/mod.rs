@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use rocketride_ingest::sandbox::{Delivery, Effect, Rule, Sandbox};
 
+use crate::audit::{audit, found};
 use crate::harness::{Host, engine_with, own_address, writers_are_seen};
 use dropper::Dropper;
 
@@ -148,6 +149,8 @@ async fn in_a_storm_of_kills_nothing_is_lost_nothing_torn_and_every_repeat_has_i
     verdict::nothing_is_torn(&host, &watches, &ledger, &deliveries);
     let repeats = verdict::every_repeat_has_its_trouble(&deliveries, &troubles);
     verdict::nothing_is_left_over(&host, &watches);
+    let audited = audit(&host).await;
+    assert_eq!((audited.differences(), found(&audited)), (0, vec![]), "the audit agrees: {audited:?}");
     eprintln!(
         "storm: {kills} kills, {} troubles in all; {} paths, {} contents; {} commits, {repeats} of them repeats",
         troubles.len(),
