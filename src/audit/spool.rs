@@ -18,7 +18,8 @@ pub(super) fn orphans(run: &Run<'_>, spooled: &HashSet<Uuid>) -> Findings {
     findings
 }
 
-/// Keeps those that are still there and that still nobody waits for.
+/// Keeps those that are still there, that still nobody waits for, and that were not left there because their place was
+/// gone.
 pub(super) fn confirm(run: &Run<'_>, findings: &mut Findings) -> Result<(), Failure> {
     let audit = run.audit;
     let mut failure = None;
@@ -30,7 +31,10 @@ pub(super) fn confirm(run: &Run<'_>, findings: &mut Findings) -> Result<(), Fail
         };
         let Ok(rel) = whole.filepath.strip_prefix(&subject.watch.path) else { return true };
         match audit.journal.get(FileKey::new(subject.watch.id, rel)) {
-            Ok(job) => job.is_none_or(|job| job.state != JobState::Spooled),
+            Ok(job) => job.is_none_or(|job| {
+                let kept = job.state == JobState::Done && job.absent && job.sha256 == Some(whole.sha256);
+                job.state != JobState::Spooled && !kept
+            }),
             Err(error) => {
                 failure = Some(error);
                 false

@@ -275,6 +275,7 @@ async fn a_result_whose_folder_is_gone_is_kept_and_told_of_at_each_start() {
     daemon.logged("the file is gone with its folder: its result has no place, and is kept in the spool").await;
     daemon.stop().await;
     assert_eq!((in_spool(&host).len(), host.journaled("in", "done").await), (1, 1));
+    assert_eq!(found(&audit(&host).await), Vec::<String>::new(), "it is there as the journal says");
 
     let daemon = start_bound_by_permissions(&host);
     daemon.logged("the spool holds files that nothing waits for").await;
