@@ -4,9 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::job::Millis;
 
-/// Milliseconds since the Unix epoch; 0 for a clock that stands before it.
+/// Milliseconds since the Unix epoch; 1 for a clock that stands before it, for 0 is due before everything.
 pub fn unix_millis() -> Millis {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1))
 }
 
 /// RFC 3339 in UTC, to the millisecond.

@@ -10,18 +10,21 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
+use crate::admin::history::History;
 use crate::admin::{self, Desk, Running};
 use crate::audit;
 use crate::blocking::blocking;
+use crate::board::Board;
 use crate::clock::unix_millis;
 use crate::config::Config;
-use crate::delivery::dispatch::Dispatcher;
+use crate::crash;
+use crate::delivery::dispatch::{Dispatcher, Shared};
 use crate::delivery::pipeline::Line;
 use crate::delivery::spool::{Spool, SpoolError};
 use crate::folder::{Availability, Folder};
@@ -115,6 +118,7 @@ impl Tasks {
 }
 
 /// Runs the daemon until `stop` says true, or, with `once`, until nothing is left to do.
+#[expect(clippy::too_many_lines, reason = "the wiring is read from the top to the bottom")]
 pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receiver<bool>) -> Result<Ended, DaemonError> {
     lease::install_handler().map_err(DaemonError::Signal)?;
     let state_dir = config.state.directory.clone();
@@ -125,6 +129,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     let pauses = Arc::new(Pauses::load(&config.state.directory)?);
     let watches: Vec<_> = config.watches.iter().map(|watch| (watch.id, watch.name.clone())).collect();
     let recovered = extending("recovering", None, journal.recover(&watches, unix_millis())).await?;
+    crash::point("daemon.recovered");
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), instance = %identity.instance, records = opened.records,
         interrupted = recovered.interrupted, parked = recovered.parked, unparked = recovered.unparked, "starting"
@@ -152,7 +157,19 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
             Ok(())
         });
     }
+    let audits = audit::regularly(folders.clone(), journal.clone(), identity.clone(), spool.clone());
     let (stopping, stopped) = watch::channel(false);
+    let board = Arc::<Board>::default();
+    let shared = Shared {
+        journal: journal.clone(),
+        identity: identity.clone(),
+        spool,
+        board: board.clone(),
+        paused: pauses.follow(),
+        stopping: stopped.clone(),
+    };
+    let dispatcher = Dispatcher::new(config.clone(), shared, &folders, &lines);
+    let progress = dispatcher.progress();
     let running = Running { config: config.clone(), folders: folders.clone(), lines: lines.clone() };
     let running = watch::Sender::new(Arc::new(running));
     let desk = Arc::new(Desk {
@@ -160,19 +177,22 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         journal: journal.clone(),
         identity: identity.clone(),
         pauses,
+        board: board.clone(),
+        history: History::default(),
+        progress: progress.clone(),
         started_at: unix_millis(),
-        started: Instant::now(),
         stopping: stopped.clone(),
     });
-    let listen = config.admin.clone();
+    let (listen, router) = (config.admin.clone(), admin::api::router(desk.clone()));
     supervised.spawn("the admin socket".into(), async move {
-        admin::listen::serve(&listen, admin::api::router(desk)).await;
+        admin::listen::serve(&listen, router).await;
         Ok(())
     });
-    let audits = audit::regularly(folders.clone(), journal.clone(), identity.clone(), spool.clone());
+    supervised.spawn("the history".into(), async move {
+        desk.history.record(&desk.journal).await;
+        Ok(())
+    });
     supervised.spawn("the audit".into(), async move { if options.once { Ok(()) } else { Err(audits.await) } });
-    let dispatcher = Dispatcher::new(config.clone(), journal.clone(), identity, spool, &folders, &lines, stopped);
-    let progress = dispatcher.progress();
     let mut dispatcher = tokio::spawn(panics::named(DISPATCHER.into(), dispatcher.run()));
 
     let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());
@@ -216,6 +236,7 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
     drained.await?;
     supervised.set.shutdown().await;
     extending("closing the journal", None, journal.close()).await;
+    crash::point("daemon.closed");
     tracing::info!("stopped");
     Ok(ended)
 }

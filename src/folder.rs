@@ -3,6 +3,8 @@
 //! Intake opens the root and says when it is gone; delivery reads files through it, tells intake which files
 //! changed under its hands, and holds the watch when this host cannot serve it. Neither knows the other.
 
+mod tenures;
+
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
+use self::tenures::Tenures;
 use crate::config::Watch;
+use crate::crash;
 use crate::fs::{Dir, Root};
+use crate::job::{Job, Millis};
 use crate::sidecar;
 
 /// Paths that delivery may have waiting for intake; more are found again by the next scan.
@@ -31,6 +36,8 @@ pub struct Folder {
     /// The watch as configured.
     pub watch: Arc<Watch>,
     root: watch::Sender<Availability>,
+    /// Which folder stood at the path when.
+    tenures: Mutex<Tenures>,
     /// Paths whose content changed while they were being sent.
     changed: mpsc::Sender<PathBuf>,
     /// Paths that are settling now.
@@ -42,6 +49,8 @@ pub struct Folder {
     temps: Mutex<HashSet<OsString>>,
     /// Results of this watch that the pipeline gave and that cannot be written now.
     unplaced: AtomicU64,
+    /// How new files and writers are noticed, for those who look at the daemon.
+    noticing: Mutex<Noticing>,
     /// An operator wants the folder walked at once.
     rescan: Notify,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
@@ -59,6 +68,15 @@ pub enum Availability {
     Unavailable(Arc<str>),
 }
 
+/// How a watch notices new files, and whether somebody still writes to them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Noticing {
+    /// Why it is polled; none: the kernel's events tell.
+    pub polls: Option<&'static str>,
+    /// Whether the kernel tells of writers, or why not; none before the first file.
+    pub writers: Option<Result<(), &'static str>>,
+}
+
 /// A watch that delivery leaves alone for a while because of this host.
 #[derive(Debug, Clone)]
 struct Hold {
@@ -73,12 +91,14 @@ impl Folder {
         let folder = Self {
             watch,
             root: watch::Sender::new(Availability::Starting),
+            tenures: Mutex::default(),
             changed,
             settling: AtomicU64::new(0),
             scanned: AtomicBool::new(false),
             hold: Mutex::default(),
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
+            noticing: Mutex::default(),
             rescan: Notify::new(),
             strays: Mutex::default(),
         };
@@ -101,6 +121,27 @@ impl Folder {
     /// Says whether the root can be used.
     pub fn set_availability(&self, availability: Availability) {
         self.root.send_replace(availability);
+    }
+
+    /// Notes which folder stands at the path now. True if it is another one than before, which was not seen to be removed.
+    pub fn opened(&self, root: &Root, at: Millis) -> bool {
+        lock(&self.tenures).opened(root.id(), at)
+    }
+
+    /// Whether this very folder stood at the path before, since the start.
+    pub fn knows(&self, root: &Root) -> bool {
+        lock(&self.tenures).knows(root.id())
+    }
+
+    /// Notes that the folder at the path was removed: it was empty then.
+    pub fn removed(&self) {
+        lock(&self.tenures).removed();
+    }
+
+    /// Whether it can be told that the file of a job is gone, when it is not in the folder that stands at the path now:
+    /// not if it was admitted from another one.
+    pub fn can_tell(&self, job: &Job) -> bool {
+        lock(&self.tenures).tell(job.admitted_at)
     }
 
     /// Tells intake that a file is not what it was; it settles again.
@@ -166,6 +207,7 @@ impl Folder {
             return Ok(false);
         }
         dir.unlink(name)?;
+        crash::point("temp.swept");
         Ok(true)
     }
 
@@ -178,6 +220,21 @@ impl Folder {
     /// Whether results are waiting to be written.
     pub fn has_unplaced(&self) -> bool {
         self.unplaced.load(Ordering::Acquire) > 0
+    }
+
+    /// How new files and writers are noticed.
+    pub fn noticing(&self) -> Noticing {
+        *lock(&self.noticing)
+    }
+
+    /// Says why new files are looked for by polling, or that events tell of them.
+    pub fn set_polls(&self, why: Option<&'static str>) {
+        lock(&self.noticing).polls = why;
+    }
+
+    /// Says whether the kernel tells of writers here, or why not.
+    pub fn set_writers(&self, told: Result<(), &'static str>) {
+        lock(&self.noticing).writers = Some(told);
     }
 
     /// Asks intake to walk the whole folder at once.

@@ -19,8 +19,10 @@
 //! | `journal` | the daemon's memory: durable states of every path, the only user of sled |
 //! | `sidecar`, `identity` | the files beside an input; who wrote them |
 //! | `pauses` | what an operator paused |
+//! | `board`, `meters` | what is in flight now; what is counted |
 //! | `config` | what was written -> what the daemon uses |
 //! | `job` | generations, states, and the whole table of transitions: pure |
+//! | `crash` | points at which tests let the process die; nothing in an ordinary build |
 //! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
 //! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
 //! | [`client`] | all of the server: connections, tasks, pipes, uploads, events |
@@ -61,11 +63,17 @@ pub mod audit;
 #[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]
+pub mod board;
+#[cfg(feature = "daemon")]
 pub mod cli;
 #[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod config;
+#[cfg(all(feature = "daemon", not(feature = "crash-points")))]
+mod crash;
+#[cfg(feature = "crash-points")]
+pub mod crash;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 #[cfg(feature = "daemon")]
@@ -84,6 +92,8 @@ pub mod job;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod lease;
+#[cfg(feature = "daemon")]
+pub mod meters;
 #[cfg(feature = "daemon")]
 pub mod once;
 #[cfg(feature = "daemon")]

@@ -22,7 +22,7 @@ pub struct Once {
     pub unsettled: u64,
     /// Watches whose folder is not to be had, or that this host could not serve for `retry.max`.
     pub unavailable: Vec<String>,
-    /// Pipelines that stayed down for `retry.max`.
+    /// Pipelines that stayed down, or failed on every file, for `retry.max`.
     pub down: Vec<String>,
 }
 
@@ -45,7 +45,10 @@ pub async fn complete(config: Arc<Config>, journal: Journal, folders: Vec<Arc<Fo
     loop {
         tokio::time::sleep(CHECK).await;
         let now = Instant::now();
-        let long_down = |line: &&Arc<Line>| line.outage().is_some_and(|(since, _)| since.elapsed() >= patience);
+        let long_down = |line: &&Arc<Line>| {
+            let down = line.outage().map(|(since, _)| since);
+            down.into_iter().chain(line.failing_since()).any(|since| since.elapsed() >= patience)
+        };
         let down = lines.iter().filter(long_down).map(|line| line.config.name.clone()).collect();
         let mut once = Once { down, ..Once::default() };
         let (mut waiting, mut sending, mut settling) = (0, 0, 0);

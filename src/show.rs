@@ -3,6 +3,7 @@
 //! Whoever may drop a file chooses its name: a newline in it could forge a log line, an escape sequence could drive an
 //! operator's terminal, a bidirectional override could make one name look like another. It knows nothing of who prints.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -50,6 +51,39 @@ impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|character| write_escaped(f, character))
     }
+}
+
+/// Writes on, with the escapes of [`escaped`].
+pub struct Escaping<'a, W>(
+    /// Where it goes.
+    pub &'a mut W,
+);
+
+impl<W: Write> Write for Escaping<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        write!(self.0, "{}", Escaped(text))
+    }
+}
+
+/// JSON text that says the same and can be shown: characters that no terminal is to get are written as `\uXXXX`, which
+/// they can be because they stand within strings only. Line breaks between values stay.
+pub fn plain_json(json: &[u8]) -> Cow<'_, [u8]> {
+    let is_unsafe = |character: char| character != '\n' && is_unsafe(character);
+    let Ok(text) = std::str::from_utf8(json) else { return json.into() };
+    if !text.contains(is_unsafe) {
+        return json.into();
+    }
+    let mut plain = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_unsafe(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                let _ = write!(plain, "\\u{unit:04x}");
+            }
+        } else {
+            plain.push(character);
+        }
+    }
+    plain.into_bytes().into()
 }
 
 /// Whether a terminal or a reader would take this character for something else than a character of a name.

@@ -1,18 +1,22 @@
 //! What the daemon says while it works: one subscriber for the whole process, on stderr.
 //!
-//! Shape and level come from [`Log`]. It knows nothing of what is logged. Values from outside go through
-//! [`crate::show`] before they become a field; in JSON the encoding escapes them once more.
+//! Shape and level come from [`Log`]. It knows nothing of what is logged. Paths go through [`crate::show`] before they
+//! become a field; words of others (a server, an error of the system) may stand in any field, so whatever could forge a
+//! line or drive a terminal is escaped here once more.
 
-use std::io::IsTerminal;
+use std::fmt::{self as text, Write as _};
+use std::io::{self, IsTerminal};
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt};
 
 use crate::config::{Log, LogFormat, LogLevel};
+use crate::show::{self, Escaping};
 
 /// Crates that tell at `info` or `debug` what only their own authors need; they are heard from `warn` on, unless an
 /// override of the level names them.
@@ -35,8 +39,8 @@ const FRAME_PRINTERS: [&str; 2] = ["tokio_tungstenite", "tungstenite"];
 
 /// Installs the subscriber of this process. Fails if there is one already.
 pub fn init(log: &Log) -> Result<(), TryInitError> {
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::registry().with(layer(log, terminal, std::io::stderr)).try_init()
+    let terminal = io::stderr().is_terminal();
+    tracing_subscriber::registry().with(layer(log, terminal, io::stderr)).try_init()
 }
 
 /// The only layer: writes lines to `writer`.
@@ -53,11 +57,49 @@ where
     // Colours only where they are seen; $NO_COLOR is everyone's way to refuse them.
     let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     if pretty {
-        fmt::layer().with_writer(writer).with_ansi(colours).with_target(false).with_filter(filter).boxed()
+        let pretty = fmt::layer().fmt_fields(plain_fields()).with_ansi(colours).with_target(false);
+        pretty.with_writer(writer).with_filter(filter).boxed()
     } else {
         // Stable names: timestamp, level, target, message, the event's own fields, span with the innermost span's.
         let json = fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
-        json.with_writer(writer).with_filter(filter).boxed()
+        json.with_writer(PlainJson(writer)).with_filter(filter).boxed()
+    }
+}
+
+/// `name=value`, with the message first and alone, and everything escaped that is not a character of a text.
+fn plain_fields() -> impl for<'w> FormatFields<'w> + Send + Sync + 'static {
+    use tracing_subscriber::field::MakeExt;
+    let write = |writer: &mut fmt::format::Writer<'_>, field: &tracing::field::Field, value: &dyn text::Debug| {
+        match (field.name(), writer.has_ansi_escapes()) {
+            ("message", _) => {}
+            (name, true) => write!(writer, "\u{1b}[3m{name}\u{1b}[0m\u{1b}[2m=\u{1b}[0m")?,
+            (name, false) => write!(writer, "{name}=")?,
+        }
+        write!(Escaping(writer), "{value:?}")
+    };
+    debug_fn(write).delimited(" ")
+}
+
+/// In JSON such characters can only stand within a string: there they are written as numbers.
+struct PlainJson<W>(W);
+
+impl<'w, W: MakeWriter<'w>> MakeWriter<'w> for PlainJson<W> {
+    type Writer = PlainJson<W::Writer>;
+
+    fn make_writer(&'w self) -> Self::Writer {
+        PlainJson(self.0.make_writer())
+    }
+}
+
+impl<W: io::Write> io::Write for PlainJson<W> {
+    /// Takes whole lines, which the layer writes at once.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(&show::plain_json(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -125,6 +167,24 @@ mod tests {
         let line = logged("info", LogFormat::Pretty, false, hostile);
         assert_eq!(line.lines().count(), 1, "{line:?}");
         assert!(line.contains(r"path=a\nb\u{1b}[2J\u{202e}") && !line.contains('\u{1b}'), "{line:?}");
+    }
+
+    #[test]
+    fn words_of_a_server_are_escaped_in_every_format() {
+        let words = || {
+            let reason = "no\u{1b}[2J\nERROR \u{9b}1m\u{7f}\u{202e}\u{e0041}";
+            tracing::info!(reason = %reason, quoted = reason, "said {reason}");
+        };
+        for terminal in [false, true] {
+            let line = logged("info", LogFormat::Pretty, terminal, words);
+            assert_eq!(line.lines().count(), 1, "{line:?}");
+            let escaped = r"no\u{1b}[2J\nERROR \u{9b}1m\u{7f}\u{202e}\u{e0041}";
+            assert!(line.contains(&format!("said {escaped}")) && line.matches(escaped).count() == 3, "{line:?}");
+        }
+        let line = logged("info", LogFormat::Json, false, words);
+        assert!(!line.trim_end().chars().any(show::is_unsafe), "{line:?}");
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["reason"], "no\u{1b}[2J\nERROR \u{9b}1m\u{7f}\u{202e}\u{e0041}", "the value stays what it is");
     }
 
     #[test]

@@ -15,8 +15,8 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 
 use super::guard::{self, Access, Asked, Caller, Refusal};
-use super::wire::{Page, Problem, Selection, Target};
-use super::{Desk, list, repair, status};
+use super::wire::{Allowed, Page, Problem, Selection, Target};
+use super::{Desk, health, list, metrics, page, repair, status};
 use crate::blocking::blocking;
 use crate::show::escaped;
 
@@ -26,7 +26,13 @@ const MAX_BODY: usize = 8 * 1024 * 1024;
 /// Everything that is served.
 pub fn router(desk: Arc<Desk>) -> Router {
     Router::new()
+        .route("/", get(async || page::page()))
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(show_health))
+        .route("/readyz", get(show_readiness))
+        .route("/api/access", get(show_access))
         .route("/api/status", get(show_status))
+        .route("/api/history", get(show_history))
         .route("/api/jobs", get(show_jobs))
         .route("/api/retry", post(retry))
         .route("/api/forget", post(forget))
@@ -49,7 +55,7 @@ const PUBLIC: [&str; 4] = ["/", "/metrics", "/healthz", "/readyz"];
 async fn guarded(
     State(desk): State<Arc<Desk>>,
     Extension(caller): Extension<Caller>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let access = match *request.method() {
@@ -80,6 +86,8 @@ async fn guarded(
             if access == Access::Write {
                 say_who(caller, request.uri().path());
             }
+            let write = guard::check(caller, Access::Write, asked, has_token).is_ok();
+            request.extensions_mut().insert(Allowed { write, token_helps: has_token });
             next.run(request).await
         }
         Err(refusal) => {
@@ -148,6 +156,34 @@ impl IntoResponse for Failure {
 }
 
 type Answer<T> = Result<Json<T>, Failure>;
+
+async fn show_metrics(State(desk): State<Arc<Desk>>) -> Result<Response, Failure> {
+    let text = blocking(move || metrics::text(&desk)).await;
+    let text = text.map_err(|error| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+async fn show_health(State(desk): State<Arc<Desk>>) -> Response {
+    match health::dead(&desk) {
+        None => "ok\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn show_readiness(State(desk): State<Arc<Desk>>) -> Response {
+    match blocking(move || health::unready(&desk, &status::status(&desk))).await {
+        None => "ready\n".into_response(),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn show_access(Extension(allowed): Extension<Allowed>) -> Json<Allowed> {
+    Json(allowed)
+}
+
+async fn show_history(State(desk): State<Arc<Desk>>) -> Json<super::wire::History> {
+    Json(desk.history.samples())
+}
 
 async fn show_status(State(desk): State<Arc<Desk>>) -> Json<super::wire::Status> {
     Json(blocking(move || status::status(&desk)).await)

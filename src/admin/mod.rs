@@ -12,7 +12,8 @@
 //! | [`guard`] | who may do what: pure |
 //! | [`api`] | paths to handlers, arguments in and JSON out |
 //! | [`wire`] | what is said over the socket; the commands read it |
-//! | [`status`], [`list`] | views of what is going on |
+//! | [`status`], [`list`], [`history`] | views of what is going on |
+//! | [`health`], [`metrics`], [`page`] | for machines, for Prometheus, for eyes |
 //! | [`repair`] | send again, forget, pause, resume, rescan |
 //!
 //! It reads the journal, the folders and the pipelines' lines, and changes things only through the journal's table, the
@@ -20,17 +21,22 @@
 
 pub mod api;
 pub mod guard;
+pub mod health;
+pub mod history;
 pub mod list;
 pub mod listen;
+pub mod metrics;
+pub mod page;
 pub mod repair;
 pub mod status;
 pub mod wire;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
 
+use self::history::History;
+use crate::board::Board;
 use crate::config::Config;
 use crate::delivery::pipeline::Line;
 use crate::folder::Folder;
@@ -38,6 +44,7 @@ use crate::identity::Identity;
 use crate::job::Millis;
 use crate::journal::Journal;
 use crate::pauses::Pauses;
+use crate::progress::Progress;
 
 /// What runs by the present configuration; a reload replaces it as a whole.
 pub struct Running {
@@ -71,10 +78,14 @@ pub struct Desk {
     pub identity: Arc<Identity>,
     /// What is paused.
     pub pauses: Arc<Pauses>,
-    /// When the daemon started, on the wall clock.
+    /// What is in flight.
+    pub board: Arc<Board>,
+    /// The last hour.
+    pub history: History,
+    /// The heartbeat of the dispatcher.
+    pub progress: Progress,
+    /// When the daemon started.
     pub started_at: Millis,
-    /// And on the monotonic one.
-    pub started: Instant,
     /// True once the daemon stops.
     pub stopping: watch::Receiver<bool>,
 }

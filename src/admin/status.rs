@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use super::wire::{Health, Pipeline, State, Status, Watch};
+use super::wire::{Health, Pipeline, State, Status, Transfer, Watch};
 use super::{Desk, Running};
+use crate::board::Flight;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
 use crate::job::STATE_NAMES;
@@ -15,7 +16,7 @@ pub fn status(desk: &Desk) -> Status {
     let running = desk.running();
     let paused = desk.pauses.paused();
     let watches: Vec<_> = running.folders.iter().map(|folder| watch(desk, folder, &paused)).collect();
-    let pipelines: Vec<_> = running.lines.iter().map(|line| pipeline(line, &paused)).collect();
+    let pipelines: Vec<_> = running.lines.iter().map(|line| pipeline(desk, line, &paused)).collect();
     let state = state(desk, &running);
     let reasons = reasons(&watches, &pipelines, &state);
     Status {
@@ -29,6 +30,7 @@ pub fn status(desk: &Desk) -> Status {
         stopping: *desk.stopping.borrow(),
         watches,
         pipelines,
+        transfers: desk.board.flights().iter().map(|flight| transfer(flight)).collect(),
         state,
     }
 }
@@ -46,6 +48,7 @@ fn watch(desk: &Desk, folder: &Folder, paused: &Paused) -> Watch {
         let seconds = until.saturating_duration_since(Instant::now()).as_secs();
         trouble = Some(format!("this host could not serve it; tried again in {seconds} s (the log says why)"));
     }
+    let noticing = folder.noticing();
     Watch {
         name: folder.watch.name.clone(),
         path: Shown(&folder.watch.path).to_string(),
@@ -53,19 +56,44 @@ fn watch(desk: &Desk, folder: &Folder, paused: &Paused) -> Watch {
         up,
         trouble,
         paused_since: paused.get(&Subject::Watch(folder.watch.name.clone())).copied(),
+        polls: noticing.polls.map(str::to_owned),
+        writer_check: noticing.writers.map(|told| told.map_or_else(str::to_owned, |()| "yes".to_owned())),
         settling: folder.settling(),
         jobs: STATE_NAMES.iter().map(|state| ((*state).to_owned(), counters.count(state))).collect(),
         oldest_pending: desk.journal.next_due(folder.watch.id, 0).ok().flatten(),
     }
 }
 
-fn pipeline(line: &Line, paused: &Paused) -> Pipeline {
+fn transfer(flight: &Flight) -> Transfer {
+    Transfer {
+        watch: flight.watch.clone(),
+        path: Shown(&flight.path).to_string(),
+        pipeline: flight.pipeline.clone(),
+        size: flight.size,
+        sent: flight.sent(),
+        seconds: flight.began.elapsed().as_secs_f64(),
+        phase: flight.phase().name().to_owned(),
+    }
+}
+
+/// What is said of a pipeline that takes files and fails on all of them.
+fn failing(line: &Line) -> Option<String> {
+    let since = line.failing_since()?;
+    let seconds = since.elapsed().as_secs();
+    Some(format!(
+        "different files failed in a row for {seconds} s: only one is tried now and then, at no attempt of the others"
+    ))
+}
+
+fn pipeline(desk: &Desk, line: &Line, paused: &Paused) -> Pipeline {
     let outage = line.outage();
     Pipeline {
         name: line.config.name.clone(),
         uri: line.config.uri.clone(),
         up: line.session().is_some(),
-        trouble: outage.as_ref().map(|(_, reason)| escaped(reason).to_string()),
+        trouble: outage.as_ref().map(|(_, reason)| escaped(reason).to_string()).or_else(|| failing(line)),
+        in_flight: desk.board.in_flight(&line.config.name) as u64,
+        last_success: desk.board.last_success(&line.config.name),
         down_seconds: outage.map(|(since, _)| since.elapsed().as_secs()),
         paused_since: paused.get(&Subject::Pipeline(line.config.name.clone())).copied(),
     }
@@ -101,7 +129,7 @@ fn reasons(watches: &[Watch], pipelines: &[Pipeline], state: &State) -> Vec<Stri
             }
         }
     }
-    for pipeline in pipelines.iter().filter(|pipeline| !pipeline.up) {
+    for pipeline in pipelines.iter().filter(|pipeline| !pipeline.up || pipeline.trouble.is_some()) {
         let trouble = pipeline.trouble.as_deref().unwrap_or("its connection was lost");
         reasons.push(format!("pipeline {}: {trouble}", pipeline.name));
     }

@@ -52,6 +52,8 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// Each pipeline.
     pub pipelines: Vec<Pipeline>,
+    /// What is on its way, oldest first.
+    pub transfers: Vec<Transfer>,
     /// The state directory.
     pub state: State,
 }
@@ -71,6 +73,10 @@ pub struct Watch {
     pub trouble: Option<String>,
     /// Since when an operator paused it.
     pub paused_since: Option<Millis>,
+    /// Why new files are looked for by polling; none: the kernel's events tell.
+    pub polls: Option<String>,
+    /// Whether the kernel tells of writers: `yes`, or why not; none before the first file.
+    pub writer_check: Option<String>,
     /// Paths that are settling: seen, and not yet quiet for long enough.
     pub settling: u64,
     /// Generations in each state, by the names of [`crate::job::STATE_NAMES`].
@@ -88,12 +94,62 @@ pub struct Pipeline {
     pub uri: String,
     /// Whether it takes files.
     pub up: bool,
-    /// Why not.
+    /// Why not, or that it fails on everything.
     pub trouble: Option<String>,
     /// How long it has been down, in seconds.
     pub down_seconds: Option<u64>,
+    /// Uploads under way.
+    pub in_flight: u64,
+    /// When it last took a file since the start.
+    pub last_success: Option<Millis>,
     /// Since when an operator paused it.
     pub paused_since: Option<Millis>,
+}
+
+/// One upload.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Transfer {
+    /// Its watch.
+    pub watch: String,
+    /// The file, relative to it.
+    pub path: String,
+    /// Where it goes.
+    pub pipeline: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes that were acknowledged.
+    pub sent: u64,
+    /// How long it has been under way.
+    pub seconds: f64,
+    /// How far it is: `opening`, `sending`, `processing`, `recording`.
+    pub phase: String,
+}
+
+/// What the daemon delivered and what waited at one moment.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Sample {
+    /// When.
+    pub at: Millis,
+    /// Files delivered up to then, counted from some beginning.
+    pub delivered: u64,
+    /// Files that waited or were on their way.
+    pub backlog: u64,
+}
+
+/// The last hour.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct History {
+    /// Oldest first.
+    pub samples: Vec<Sample>,
+}
+
+/// What the caller may do.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Allowed {
+    /// Change things.
+    pub write: bool,
+    /// If not: whether the token would let it.
+    pub token_helps: bool,
 }
 
 /// The state directory.

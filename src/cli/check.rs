@@ -76,6 +76,7 @@ fn folders(config: &Config, report: &mut Report) {
     let roots = Arc::<Roots>::default();
     let served: Vec<_> = config.watches.iter().filter_map(|watch| watch::check(watch, &roots, report)).collect();
     let with_events = served.iter().filter(|served| served.event_folders > 0).count() as u64;
+    host::hard_links(report);
     host::inotify(with_events, served.iter().map(|served| served.event_folders).sum(), report);
 }
 

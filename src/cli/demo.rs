@@ -181,6 +181,7 @@ impl<'a> Screen<'a> {
         say(format_args!("  inbox    {}", Shown(&place.inbox())));
         say(format_args!("  config   {}", Shown(&place.config())));
         say(format_args!("  engine   {} (in this process; it only counts)", engine.uri()));
+        say(format_args!("  status   http://{}/", place::page(engine.addr().port())));
         say("");
         if *config == Written::Kept {
             say("config.toml was there already and stays as it is; this demo does not use it.");

@@ -21,7 +21,7 @@ pub(super) struct Args {
     /// End when nothing is pending, being sent or settling.
     ///
     /// Exit 0: everything was delivered. 1: a file failed, is blocked, or did not settle within `retry.max`. 69: a
-    /// pipeline stayed down for `retry.max`.
+    /// pipeline stayed down, or failed on every file, for `retry.max`.
     #[arg(long)]
     once: bool,
     /// Use the instance of the configuration even though the state directory has another.
@@ -82,7 +82,7 @@ fn verdict(once: &Once) -> ExitCode {
         print_error(format_args!("watch {watch:?}: this host cannot serve its folder; the log says why"));
     }
     for pipeline in &once.down {
-        print_error(format_args!("pipeline {pipeline:?} is down"));
+        print_error(format_args!("pipeline {pipeline:?} is down or fails on every file"));
     }
     if once.failed + once.blocked + once.unsettled > 0 {
         let Once { failed, blocked, unsettled, .. } = once;

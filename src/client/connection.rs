@@ -152,6 +152,19 @@ impl Connection {
         wait: Wait,
         not_after: Instant,
     ) -> Result<Response> {
+        let secrets = ["auth", "token"].map(|key| arguments.get(key).and_then(Value::as_str).map(SecretString::from));
+        let reply = self.exchange(command, arguments, payload, wait, not_after).await;
+        reply.map_err(|error| secrets.iter().flatten().fold(error, Error::without))
+    }
+
+    async fn exchange(
+        &self,
+        command: &'static str,
+        arguments: Arguments,
+        payload: Option<Bytes>,
+        wait: Wait,
+        not_after: Instant,
+    ) -> Result<Response> {
         // Looked at before it is copied into a frame, and once more with its header.
         let fits = |bytes: usize| {
             if bytes <= MAX_OUTGOING {

@@ -6,6 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 use super::protocol::Trace;
 
 /// Result of the client library.
@@ -143,6 +145,23 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same, in which the server does not quote this secret: its words go into logs and error files.
+    #[must_use]
+    pub(super) fn without(mut self, secret: &SecretString) -> Self {
+        let words = match &mut self {
+            Self::Authentication(words) | Self::NotRunning(words) | Self::Refused(words) | Self::PipeFailed(words) => {
+                &mut words.message
+            }
+            Self::ConnectionLost { message, .. } => message,
+            _ => return self,
+        };
+        let secret = secret.expose_secret();
+        if !secret.is_empty() && words.contains(secret) {
+            *words = words.replace(secret, "<secret>");
+        }
+        self
+    }
+
     /// The server's own words, code and place, if it was the server that refused.
     pub fn server(&self) -> Option<&ServerError> {
         match self {

@@ -11,6 +11,7 @@
 //! | [`connection`] | one logged-in socket: requests, replies, events |
 //! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
 //! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step; the daemon uploads by these too |
+//! | [`link`](mod@link) | how fast the way to the server is, and how large a write may be for it: pure |
 //! | `http` | uploads and tasks by HTTP requests, where only those pass (feature `http`) |
 //! | [`object`], [`mime`], [`text`] | what the server is told about a file; how text is cut |
 //! | [`result`] | what the pipeline made of it |
@@ -33,6 +34,7 @@ pub mod error;
 pub mod events;
 #[cfg(feature = "http")]
 pub mod http;
+pub mod link;
 pub mod mime;
 pub mod object;
 pub mod options;
@@ -62,6 +64,7 @@ pub use error::{Error, Result, ServerError};
 pub use events::{Monitor, ServerEvents};
 #[cfg(feature = "http")]
 pub use http::{DataPath, HttpClient, HttpOptions};
+pub use link::Link;
 pub use object::ObjectInfo;
 pub use options::{ConnectOptions, SILENCE_TIMEOUT, is_task_key};
 pub use pipe::{Pipe, PipeOptions};

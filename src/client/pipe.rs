@@ -87,6 +87,7 @@ impl Pipe {
                 token: options.token,
                 what: "open",
                 first_look: connection.request_timeout(),
+                long: Duration::MAX,
                 limit: OPEN_LIMIT,
                 started: &mut started,
             };
@@ -128,7 +129,8 @@ impl Pipe {
     }
 
     /// Commits the object and waits for the result: `result_timeout`, and on as long as the task is seen to run, up to
-    /// [`CLOSE_PATIENCE`] times as long.
+    /// [`CLOSE_PATIENCE`] times as long. Whether it still runs is asked every request timeout: a task that died answers
+    /// nothing.
     ///
     /// There is no way to undo it, nor to close without committing.
     pub async fn close(mut self, result_timeout: Duration) -> Result<PipelineResult> {
@@ -139,7 +141,8 @@ impl Pipe {
             connection: &self.connection,
             token: &self.token,
             what: "close",
-            first_look: result_timeout,
+            first_look: result_timeout.min(self.connection.request_timeout()),
+            long: result_timeout,
             limit: result_timeout.saturating_mul(CLOSE_PATIENCE),
             started: &mut self.task_started,
         };
@@ -250,6 +253,8 @@ struct Watch<'a> {
     what: &'static str,
     /// After this long, and again and again, the task is asked for.
     first_look: Duration,
+    /// A wait of this length is worth a word.
+    long: Duration,
     limit: Duration,
     /// Start time of the task that has the request, once known.
     started: &'a mut Option<Value>,
@@ -294,7 +299,7 @@ impl Watch<'_> {
                 // Not an answer about the task; the connection's own end answers the request as well.
                 Err(error) => tracing::debug!(%error, step = self.what, "the task's status is unknown"),
             }
-            if self.what == "close" {
+            if begun.elapsed() >= self.long {
                 tracing::warn!(waited_seconds = begun.elapsed().as_secs(), "a result takes long, the task is running");
             }
         }

@@ -240,6 +240,11 @@ impl TaskStatus {
         }
     }
 
+    /// Whether it is sure to take data now. Not the opposite of having ended: it may be starting.
+    pub fn is_running(&self) -> bool {
+        self.state == TaskState::Running && !self.completed
+    }
+
     /// Whether requests that the task has may still be answered.
     pub fn is_alive(&self) -> bool {
         self.state.is_alive() && !self.completed

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::connection::{Connection, NOT_SENT};
 use super::error::{Error, Result};
+use super::link::Link;
 use super::object::ObjectInfo;
 use super::pipe::{Pipe, PipeOptions};
 use super::result::PipelineResult;
@@ -42,8 +43,11 @@ pub struct Upload<'a> {
     /// Most bytes in one write.
     pub chunk_size: usize,
     /// Text up to this size goes in one write; never more than [`text::ONE_WRITE_MAX`]. Lower it on a link where such a
-    /// write takes over 10 s.
+    /// write takes over 10 s ([`Link::most_at_once`]).
     pub one_write_max: u64,
+    /// What is known of the link, if it is to be measured: its writes then take no longer than [`TARGET`](super::link::TARGET), as far as
+    /// can be told, and what they took is noted there.
+    pub link: Option<Link>,
     /// See [`Pipe::close`].
     pub result_timeout: Duration,
 }
@@ -59,6 +63,7 @@ impl<'a> Upload<'a> {
             task_started: None,
             chunk_size: CHUNK_SIZE,
             one_write_max: text::ONE_WRITE_MAX,
+            link: None,
             result_timeout: RESULT_TIMEOUT,
         }
     }
@@ -67,8 +72,13 @@ impl<'a> Upload<'a> {
     pub fn largest_write(&self, size: u64) -> usize {
         let size = usize::try_from(size).unwrap_or(usize::MAX);
         let chunk = self.chunk_size.clamp(text::MIN_PIECE, MAX_CHUNK_SIZE);
-        let one_write = usize::try_from(self.one_write_max.min(text::ONE_WRITE_MAX)).unwrap_or_default();
-        if text::is_text(self.mime_type) && size <= one_write { size } else { size.min(chunk) }
+        if self.in_one_write(size) { size } else { size.min(chunk) }
+    }
+
+    /// Whether a file of this size is a text that is not to be cut.
+    fn in_one_write(&self, size: usize) -> bool {
+        let most = usize::try_from(self.one_write_max.min(text::ONE_WRITE_MAX)).unwrap_or_default();
+        text::is_text(self.mime_type) && size <= most
     }
 }
 
@@ -152,6 +162,9 @@ pub struct UploadError {
     pub os_error: Option<i32>,
     /// Bytes of the file that were acknowledged before.
     pub bytes_sent: u64,
+    /// A write was not acknowledged in time, and it was too large for the link as it is known by now: smaller ones may
+    /// arrive. Always false without [`Upload::link`].
+    pub too_large_for_link: bool,
 }
 
 impl fmt::Display for UploadError {
@@ -178,7 +191,7 @@ impl UploadError {
                 matches!(error, Error::TimedOut { .. } | Error::ConnectionLost { .. } | Error::Abandoned(_))
             }
         };
-        Self { step, error, pipe_left, os_error: None, bytes_sent }
+        Self { step, error, pipe_left, os_error: None, bytes_sent, too_large_for_link: false }
     }
 }
 
@@ -212,22 +225,35 @@ where
     let failed = |step, sent| move |error| UploadError::at(step, error, sent);
     steps.granted(begun.elapsed()).await.map_err(failed(Step::Caller, 0))?;
 
+    let largest = upload.largest_write(size).max(text::MIN_PIECE);
+    let adapted = upload.link.as_ref().filter(|_| !upload.in_one_write(usize::try_from(size).unwrap_or(usize::MAX)));
     let mut source = Source {
         reader: source,
         name: &object.name,
         window: BytesMut::new(),
         left: size,
-        max: upload.largest_write(size).max(text::MIN_PIECE),
+        max: largest,
         text: text::is_text(upload.mime_type),
     };
     let mut sent: u64 = 0;
     let mut invalid_utf8 = false;
-    while let Some(piece) = source.next().await.map_err(|failure| failure.after(sent))? {
+    loop {
+        source.max = adapted.map_or(largest, |link| link.most().min(largest));
+        let Some(piece) = source.next().await.map_err(|failure| failure.after(sent))? else { break };
         invalid_utf8 |= source.text && std::str::from_utf8(&piece).is_err();
         steps.before_write(&piece).await.map_err(failed(Step::Caller, sent))?;
-        let length = piece.len() as u64;
-        pipe.write(piece).await.map_err(failed(Step::Write, sent))?;
-        sent += length;
+        let length = piece.len();
+        let handed_over = Instant::now();
+        if let Err(error) = pipe.write(piece).await {
+            let late = matches!(error, Error::TimedOut { .. });
+            let too_large_for_link =
+                late && upload.link.as_ref().is_some_and(|link| link.gave_up(length, handed_over.elapsed()));
+            return Err(UploadError { too_large_for_link, ..UploadError::at(Step::Write, error, sent) });
+        }
+        if let Some(link) = &upload.link {
+            link.took(length, handed_over.elapsed());
+        }
+        sent += length as u64;
         steps.written(sent);
     }
     source.ended().await.map_err(|failure| failure.after(sent))?;
@@ -244,6 +270,7 @@ struct Source<'a, R> {
     window: BytesMut,
     /// Announced and not read yet.
     left: u64,
+    /// Most bytes of the next piece; may be another one for each.
     max: usize,
     text: bool,
 }
@@ -282,7 +309,8 @@ impl<R: AsyncRead + Unpin + Send> Source<'_, R> {
                 Err(error) => return Err(self.unreadable(&error)),
             }
         }
-        let length = if self.text { text::cut(&self.window, self.left == 0, self.max) } else { self.window.len() };
+        let length =
+            if self.text { text::cut(&self.window, self.left == 0, self.max) } else { self.window.len().min(self.max) };
         Ok((length > 0).then(|| self.window.split_to(length).freeze()))
     }
 

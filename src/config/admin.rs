@@ -16,7 +16,7 @@ pub const DEFAULT_SOCKET: &str = "/run/rocketride-ingest/admin.sock";
 /// Name of the socket in `$RUNTIME_DIRECTORY`.
 const SOCKET_NAME: &str = "admin.sock";
 /// Longest path of a Unix socket, in bytes (`sun_path` of Linux, less the final zero).
-const MAX_SOCKET_PATH: usize = 107;
+pub const MAX_SOCKET_PATH: usize = 107;
 
 /// Where the daemon listens for its operators.
 #[derive(Debug, Clone)]

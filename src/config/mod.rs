@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-pub use admin::{Admin, DEFAULT_SOCKET, default_socket, socket_in};
+pub use admin::{Admin, DEFAULT_SOCKET, MAX_SOCKET_PATH, default_socket, socket_in};
 pub use environment::{DEFAULT_CREDENTIAL, Environment};
 pub use filters::Filters;
 pub use general::{DEFAULT_STATE_DIRECTORY, Retry, Server, State};

@@ -122,7 +122,7 @@ pub struct Results {
 /// Permissions of a result file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResultMode {
-    /// Never more readable than its input: the input's mode & 0666, less the umask.
+    /// Never more readable than its input: by its mode & 0444 less the umask, its group and its access control list.
     Inherit,
     /// These bits.
     Fixed(u32),
@@ -344,12 +344,12 @@ fn result_mode(written: &Text, problems: &mut Problems<'_>) -> ResultMode {
     if written.get_ref() == "inherit" {
         return ResultMode::Inherit;
     }
-    // The daemon itself must be able to read a result again, and a result is no program.
+    // The daemon itself must be able to read a result again, and nobody else to forge one; a result is no program.
     match u32::from_str_radix(written.get_ref(), 8) {
-        Ok(mode) if mode & !0o666 == 0 && mode & 0o600 == 0o600 => ResultMode::Fixed(mode),
+        Ok(mode) if mode & !0o644 == 0 && mode & 0o600 == 0o600 => ResultMode::Fixed(mode),
         _ => {
             let message = format!(
-                "{:?} is not a mode for result files; write \"inherit\" or octal digits from \"0600\" to \"0666\"",
+                "{:?} is not a mode for result files; write \"inherit\" or octal digits from \"0600\" to \"0644\" (a result that others could change would prove nothing)",
                 written.get_ref()
             );
             problems.at(&written.span(), message);

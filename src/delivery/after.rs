@@ -3,7 +3,8 @@
 //!
 //! Between "this is the file that was delivered" and "remove it", a writer may replace it. So it is first
 //! renamed, without replacing anything, to a hidden name that nobody else uses; what stands there is compared
-//! with what was delivered; only then it goes. On a difference it is renamed back.
+//! with what was delivered; only then it goes. On a difference it is renamed back, to a name like its own if that is
+//! taken by then: under the hidden one nobody would see it, and it would never be sent.
 //!
 //! A crash at any step is finished at the next start: with a record the steps are simply taken again; without
 //! one (the journal was thrown away) the result file beside it names the object and says what it was.
@@ -12,14 +13,15 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use uuid::Uuid;
 
 use super::marker;
 use crate::config::{OnFailure, OnSuccess, Watch};
+use crate::crash;
 use crate::folder::Folder;
-use crate::fs::{Dir, Root, Seen, base_name};
+use crate::fs::{Access, Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
@@ -88,17 +90,39 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     let name = base_name(rel);
     let hidden = sidecar::hidden_name(delivered.object_id);
     let wanted = delivered.wanted(&folder.watch);
-    if !dir.exists(&hidden)? {
+    let is_hidden = match dir.look(&hidden) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        Err(error) => return Err(error),
+        Ok(Look::File(seen)) if is_delivered(&seen, &delivered.generation) => true,
+        // Not what was delivered: it may be somebody's only copy, and under this name it would never be sent.
+        Ok(Look::File(_)) => {
+            if reveal(&dir, &hidden, name)? {
+                return Ok(Outcome::Kept("another file came to its place".into()));
+            }
+            false
+        }
+        Ok(_) => {
+            let why =
+                format!("{} stands in the way, and is no file: remove it, then touch this file", hidden.display());
+            return Ok(Outcome::Kept(why));
+        }
+    };
+    if !is_hidden {
         if wanted == Wanted::Keep {
             return Ok(Outcome::Kept(String::new()));
         }
         let Some(seen) = dir.file(name)? else {
+            if let Look::Unknown(error) = root.look(rel) {
+                return Err(error);
+            }
             // Somebody else removed it, or we did before a crash; what belongs to it may still have to follow it.
             match wanted {
                 Wanted::Keep => {}
                 Wanted::Delete => take_marker(folder, &dir, rel, delivered, None),
                 Wanted::Move(target) => follow_moved(folder, root, target, rel, &dir, delivered)?,
             }
+            // Whoever did it: it is gone for good once the journal says so.
+            dir.sync()?;
             return Ok(Outcome::Gone);
         };
         // A chmod moves the change time, and so does a rewrite that puts the other times back: the content tells.
@@ -114,21 +138,26 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
         }
         dir.rename_new(name, &dir, &hidden)?;
+        crash::point("after.hidden");
         dir.sync()?;
+        crash::point("after.hidden-durable");
     }
     let same = dir.file(&hidden)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation));
     if !same {
-        return put_back(&dir, &hidden, name).map(|()| Outcome::Kept("another file came to its place".into()));
+        return reveal(&dir, &hidden, name).map(|_| Outcome::Kept("another file came to its place".into()));
     }
     if is_written(&dir, &hidden)? {
-        put_back(&dir, &hidden, name)?;
+        // What is written now is not what was delivered any more.
+        reveal(&dir, &hidden, name)?;
         return Err(io::Error::new(io::ErrorKind::WouldBlock, "somebody has the file open for writing"));
     }
     match wanted {
         Wanted::Keep => put_back(&dir, &hidden, name).map(|()| Outcome::Kept(String::new())),
         Wanted::Delete => {
             dir.unlink(&hidden)?;
+            crash::point("after.unlinked");
             dir.sync()?;
+            crash::point("after.unlinked-durable");
             take_marker(folder, &dir, rel, delivered, None);
             Ok(Outcome::Gone)
         }
@@ -137,7 +166,7 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             Err(error) => {
                 put_back(&dir, &hidden, name)?;
                 if error.kind() == io::ErrorKind::CrossesDevices {
-                    return Ok(Outcome::Kept(format!("{} is on another filesystem", target.display())));
+                    return Ok(Outcome::Kept(format!("{} is on another filesystem", Shown(target))));
                 }
                 Err(error)
             }
@@ -145,18 +174,18 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
     }
 }
 
-/// What became of a hidden file that a scan found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a hidden file is that a scan found.
+#[derive(Debug, Clone)]
 pub enum Recovery {
     /// It is gone, or a job that is known has it: nothing to do.
     NotOurs,
     /// Nothing is known about it; it stays as it is.
     Unknown,
-    /// The post-action of this input was finished or undone.
-    Finished(OsString, Outcome),
+    /// The input of this path, as it was delivered; its post-action is to be finished.
+    Begun(PathBuf, Delivered),
 }
 
-/// Finishes or undoes the post-action of a hidden file that no record knows.
+/// Says whose post-action a hidden file is in the middle of that no record knows.
 ///
 /// `is_known` tells whether a job at a path has its post-action still to do: that one is left to the dispatcher.
 pub fn recover(
@@ -187,9 +216,9 @@ pub fn recover(
     if !is_this || (kind == Kind::Result && ours.sha256.is_none()) {
         return Ok(Recovery::Unknown);
     }
+    crash::point("orphan.found");
     let sha256 = ours.sha256.filter(|_| kind == Kind::Result);
-    let delivered = Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name };
-    finish(folder, root, &rel, &delivered).map(|outcome| Recovery::Finished(input, outcome))
+    Ok(Recovery::Begun(rel, Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name }))
 }
 
 /// A rename moves the ctime, so that is not compared.
@@ -217,13 +246,44 @@ fn is_written(dir: &Dir, name: &OsStr) -> io::Result<bool> {
 /// Gives a hidden file its name back; if that is taken by now, both stay.
 pub(super) fn put_back(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<()> {
     match dir.rename_new(hidden, dir, name) {
-        Ok(()) => dir.sync(),
+        Ok(()) => {
+            crash::point("after.put-back");
+            dir.sync()
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("its name is taken by now; the file stays as {}", hidden.display()),
+            format!("its name is taken by now; the file stays as {}: rename or remove that", hidden.display()),
         )),
         Err(error) => Err(error),
     }
+}
+
+/// Gives a file that is not known to be delivered its name back, or one like it if that is taken: it is to be seen, and
+/// sent. True if it has its own name.
+fn reveal(dir: &Dir, hidden: &OsStr, name: &OsStr) -> io::Result<bool> {
+    for n in 0..MOVE_NAMES {
+        let salt = *Uuid::new_v4().as_bytes();
+        let other = sidecar::disambiguated(name, &[salt, salt].concat().try_into().unwrap_or_default());
+        let to = if n == 0 { name } else { &other };
+        match dir.rename_new(hidden, dir, to) {
+            Ok(()) => {
+                let shown = |name: &OsStr| Shown(Path::new(name)).to_string();
+                tracing::warn!(
+                    from = shown(hidden),
+                    to = shown(to),
+                    "a file that is not the delivered one stood at the name of a post-action; it has a name of its own again"
+                );
+                dir.sync()?;
+                return Ok(n == 0);
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("rename {} by hand: every name is taken", hidden.display()),
+    ))
 }
 
 fn move_to(
@@ -235,14 +295,18 @@ fn move_to(
     hidden: &OsStr,
     delivered: &Delivered,
 ) -> io::Result<()> {
-    let to = target_dir(folder, root, target, rel)?;
+    let to = target_dir(folder, root, target, rel).map_err(|error| {
+        io::Error::new(error.kind(), format!("no folder to move it to, in {}: {error}", Shown(target)))
+    })?;
     let mark = delivered.mark();
     for n in 0..MOVE_NAMES {
         let name = target_name(base_name(rel), &mark, n);
         match dir.rename_new(hidden, &to, &name) {
             Ok(()) => {
+                crash::point("after.moved");
                 to.sync()?;
                 dir.sync()?;
+                crash::point("after.moved-durable");
                 move_result(dir, &to, &name, delivered)?;
                 take_marker(folder, dir, rel, delivered, Some((&to, &name)));
                 return Ok(());
@@ -251,7 +315,7 @@ fn move_to(
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", target.display())))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("every name for it in {} is taken", Shown(target))))
 }
 
 /// After a crash between the move of the input and that of what belongs to it: this follows.
@@ -300,8 +364,11 @@ fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io:
     for n in 1..=u32::from(MOVE_NAMES) {
         match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, delivered.kind, n)) {
             Ok(()) => {
+                crash::point("after.result-moved");
                 to.sync()?;
-                return dir.sync();
+                dir.sync()?;
+                crash::point("after.result-moved-durable");
+                return Ok(());
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -325,22 +392,36 @@ fn target_name(input: &OsStr, sha256: &ContentHash, n: u8) -> OsString {
 fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Result<Dir> {
     let dir = if let Ok(inner) = target.strip_prefix(&folder.watch.path) {
         // Beneath the inbox, where strangers write: every step is checked.
-        descend(root.dir(Path::new(""))?, inner)?
+        let mut dir = root.dir(Path::new(""))?;
+        let like = dir.access()?;
+        for component in inner.components() {
+            dir = dir.make_dir(plain(component)?, Some(&like))?;
+        }
+        dir
     } else {
-        std::fs::create_dir_all(target)?;
-        Dir::open(target)?
+        Dir::open_or_make(target)?
     };
-    descend(dir, rel.parent().unwrap_or(Path::new("")))
+    mirror(root, dir, rel.parent().unwrap_or(Path::new("")))
 }
 
-fn descend(mut dir: Dir, path: &Path) -> io::Result<Dir> {
+/// Makes the folders on the way to `path` beneath the target, each no more open than the one that it mirrors: what was
+/// in a private folder stays in one.
+fn mirror(root: &Root, mut dir: Dir, path: &Path) -> io::Result<Dir> {
+    let mut model = root.dir(Path::new("")).ok();
     for component in path.components() {
-        let Component::Normal(name) = component else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain"));
-        };
-        dir = dir.make_dir(name)?;
+        let name = plain(component)?;
+        model = model.and_then(|model| model.subdir(name).ok());
+        let like = model.as_ref().and_then(|model| model.access().ok());
+        dir = dir.make_dir(name, Some(&like.unwrap_or_else(Access::none)))?;
     }
     Ok(dir)
+}
+
+fn plain(component: Component<'_>) -> io::Result<&OsStr> {
+    match component {
+        Component::Normal(name) => Ok(name),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain")),
+    }
 }
 
 #[cfg(test)]

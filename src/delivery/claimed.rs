@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::spool::Spool;
 use super::verdict::{self, Fault};
+use crate::board::Board;
 use crate::config::Retry;
 use crate::folder::Folder;
 use crate::fs::{Look, Root};
@@ -32,6 +33,8 @@ pub struct Tools {
     pub identity: Arc<Identity>,
     /// Results that wait for a folder that can be written.
     pub spool: Arc<Spool>,
+    /// What others see of the uploads in flight.
+    pub board: Arc<Board>,
     /// When a file is tried again.
     pub retry: Retry,
     /// Bounds all buffers in flight.
@@ -74,16 +77,28 @@ impl Claimed {
     pub fn of_open(&self, error: &io::Error) -> Fault {
         if error.kind() == io::ErrorKind::NotFound {
             return match self.root.look(&self.job.path) {
-                Look::Absent => Fault::Vanished,
+                Look::Absent => self.missing(),
                 Look::Unknown(unknown) => Fault::Blocked(format!("cannot tell whether the file is there: {unknown}")),
                 _ => Fault::Changed("another file came to its place".into()),
             };
         }
         // Something else than a file stands at its place, or on the way to it.
         if error.kind() == io::ErrorKind::InvalidInput || error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
-            return Fault::Vanished;
+            return self.missing();
         }
         verdict::of_file("cannot open the file", error)
+    }
+
+    /// The file is not in the folder that stands at the watch's path.
+    fn missing(&self) -> Fault {
+        if self.folder.can_tell(&self.job) {
+            return Fault::Vanished;
+        }
+        Fault::Blocked(
+            "the file is not in the folder that stands at the watch's path now, which is another one than it was seen in; \
+             put that one back (mount it), or restart the daemon if it is this one that counts"
+                .into(),
+        )
     }
 
     /// Tells the journal; `None` if the job is no longer what this worker claimed.

@@ -15,12 +15,15 @@ use super::blocking;
 use super::claimed::{Claimed, to_json};
 use super::result::{Temp, remove_error_file};
 use super::verdict::Fault;
+use crate::board::Posted;
 use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
+use crate::meters::meters;
 use crate::show::Shown;
 use crate::sidecar::{self, Kind, ResultFile};
 
@@ -42,6 +45,8 @@ pub struct Sent {
     pub temp: Temp,
     /// The input as it was sent.
     pub seen: Seen,
+    /// What others see of the upload.
+    pub flight: Posted,
 }
 
 /// Where a result is now.
@@ -55,7 +60,7 @@ enum Placed {
 impl Claimed {
     /// Writes the result, then records the delivery.
     pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
-        let Sent { uploaded, sha256, dir, temp, seen } = sent;
+        let Sent { uploaded, sha256, dir, temp, seen, flight } = sent;
         let warning = uploaded.invalid_utf8.then(|| {
             "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
         });
@@ -80,11 +85,8 @@ impl Claimed {
             Err(fault) => return self.failed(fault).await,
         };
         drop(content);
-        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
-        let removed = blocking(move || remove_error_file(&dir, &input, &identity)).await;
-        if let Err(error) = removed {
-            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
-        }
+        crash::point("delivered.placed");
+        self.remove_error_file(dir).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -93,16 +95,31 @@ impl Claimed {
             bytes = bytes_sent, seconds = upload_time, attempts = self.job.attempts + 1, result = %Shown(name.as_ref()),
             warning, "delivered"
         );
+        meters().file_ended(&self.folder.watch.name, "delivered");
+        meters().upload_duration.observe(flight.began.elapsed().as_secs_f64());
+        self.tools.board.succeeded(&self.folder.watch.pipeline, unix_millis());
+        drop(flight);
         self.delivered(sha256, &name, warning).await
     }
 
     /// Records that the result of an interrupted attempt stands there already.
-    pub async fn adopted(&self, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
+    pub async fn adopted(&self, dir: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
+        meters().file_ended(&self.folder.watch.name, "adopted");
+        // That attempt may have been interrupted before this.
+        self.remove_error_file(dir).await;
         self.delivered(sha256, sidecar.as_ref(), None).await
+    }
+
+    /// Removes the error file of an earlier failure.
+    async fn remove_error_file(&self, dir: Arc<Dir>) {
+        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
+        if let Err(error) = blocking(move || remove_error_file(&dir, &input, &identity)).await {
+            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
+        }
     }
 
     async fn delivered(&self, sha256: ContentHash, sidecar: &OsStr, warning: Option<String>) -> Result<(), Failure> {
@@ -122,6 +139,7 @@ impl Claimed {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
         let sidecar = sidecar.to_string_lossy().into_owned();
         let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
+        crash::point("delivered.recorded");
         if job.is_some() {
             self.clear_spool().await;
         }
@@ -147,6 +165,7 @@ impl Claimed {
                 }
             }
         };
+        crash::point("finish.done");
         let warning = match &outcome {
             after::Outcome::Kept(why) if !why.is_empty() => {
                 tracing::warn!(
@@ -157,7 +176,9 @@ impl Claimed {
             }
             after::Outcome::Kept(_) | after::Outcome::Gone => None,
         };
-        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await.map(drop)
+        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await?;
+        crash::point("finish.recorded");
+        Ok(())
     }
 
     /// The post-action cannot be done, by a defect of ours: the job is done without it.
@@ -188,13 +209,13 @@ impl Claimed {
         loop {
             let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
             let placed = blocking(move || {
-                let identity = &claimed.tools.identity;
+                let (identity, input) = (&claimed.tools.identity, base_name(&claimed.job.path));
                 let place = || -> io::Result<_> {
                     let temp = match temp {
                         Some(temp) => temp,
-                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?,
+                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?,
                     };
-                    temp.place(&bytes, base_name(&claimed.job.path), Kind::Result, identity)
+                    temp.place(&bytes, input, Kind::Result, identity)
                 };
                 place().map_err(|error| {
                     let gone = error.kind() == io::ErrorKind::NotFound

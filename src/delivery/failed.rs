@@ -12,10 +12,12 @@ use super::result::Temp;
 use super::verdict::{self, Blame, Fault};
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnFailure;
+use crate::crash;
 use crate::fs::base_name;
 use crate::job::{Event, Millis};
 use crate::journal::Failure;
-use crate::show::Shown;
+use crate::meters::meters;
+use crate::show::{self, Shown};
 use crate::sidecar::{ErrorFile, Kind};
 
 /// When a file that this host cannot read is looked at again first; later ever more rarely, up to `retry.max`.
@@ -27,13 +29,41 @@ const CHANGED_DELAY: Duration = Duration::from_secs(60);
 /// Jobs that come back at no attempt are spread over this long.
 const REFUND_SPREAD: Duration = Duration::from_secs(1);
 
+/// Whether a file pays for a failure of the pipeline on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Charge {
+    /// It does, and is tried again with backoff.
+    Usual,
+    /// It does, and is tried again after `retry.max`: it is the probe of a pipeline that fails on every file.
+    Probe,
+    /// It does not: the pipeline fails on every file.
+    Free,
+}
+
+/// The pipeline failed on a file, and the journal has it.
+#[derive(Debug)]
+pub struct Blamed {
+    /// It cost an attempt.
+    pub charged: bool,
+    /// Why.
+    pub error: String,
+}
+
 impl Claimed {
     /// Records why a job was not delivered now, and what follows.
     pub async fn failed(&self, fault: Fault) -> Result<(), Failure> {
         let now = unix_millis();
         let spread = || verdict::after(now, REFUND_SPREAD.mul_f64(fastrand::f64()));
+        match &fault {
+            // That one is counted where it is charged.
+            Fault::File(_) => {}
+            Fault::Vanished => meters().file_ended(&self.folder.watch.name, "vanished"),
+            other => self.count_retry(other.kind()),
+        }
         let event = match fault {
-            Fault::Pipeline(error) => Event::Retry { due: spread(), error: short(error), charged: false },
+            Fault::Pipeline(error) | Fault::TaskDied(error) => {
+                Event::Retry { due: spread(), error: short(error), charged: false }
+            }
             Fault::Stopping => Event::Retry { due: now, error: "the daemon stopped meanwhile".into(), charged: false },
             Fault::Descriptors(error) => {
                 tracing::warn!(reason = %error, "no file descriptors left; nothing new is begun for a while");
@@ -65,9 +95,13 @@ impl Claimed {
                 );
                 Event::Vanish
             }
-            Fault::File(blame) => return self.blame(blame).await,
+            Fault::File(blame) => return self.blame(blame, Charge::Usual).await.map(drop),
         };
         self.apply(event).await.map(drop)
+    }
+
+    fn count_retry(&self, kind: &str) {
+        meters().retries.with_label_values(&[&self.folder.watch.pipeline, kind]).inc();
     }
 
     /// The longer a file cannot be read, the more rarely it is looked at; it is said once for each reason.
@@ -83,32 +117,50 @@ impl Claimed {
         Event::Block { due: verdict::after(now, delay), error }
     }
 
-    /// Charges an attempt; after the last one the file becomes a dead letter.
-    async fn blame(&self, blame: Blame) -> Result<(), Failure> {
+    /// Charges an attempt if it is to be charged; after the last one the file becomes a dead letter.
+    pub async fn blame(&self, blame: Blame, charge: Charge) -> Result<Blamed, Failure> {
         let now = unix_millis();
-        let attempts = self.job.attempts.saturating_add(1);
         let error = short(blame.error.clone());
         let (watch, path) = (&self.folder.watch.name, &self.job.path);
+        if charge == Charge::Free {
+            self.count_retry("failing");
+            tracing::warn!(%watch, path = %Shown(path), reason = %error, "failed as all files do; tried again, at no attempt");
+            let due = verdict::after(now, REFUND_SPREAD.mul_f64(fastrand::f64()));
+            self.apply(Event::Retry { due, error: error.clone(), charged: false }).await?;
+            return Ok(Blamed { charged: false, error });
+        }
+        // Attempts may have been given back since it was claimed.
+        let before = self.tools.journal.get(self.key)?.map_or(self.job.attempts, |job| job.attempts);
+        let attempts = before.saturating_add(1);
         if let Some(due) = verdict::next_attempt(&self.tools.retry, attempts, blame.retryable, fastrand::f64(), now) {
+            let due = if charge == Charge::Probe { verdict::after(now, self.tools.retry.max) } else { due };
             let seconds = (due - now) / 1000;
             tracing::warn!(%watch, path = %Shown(path), attempts, seconds, reason = %error, "failed; tried again");
-            return self.apply(Event::Retry { due, error, charged: true }).await.map(drop);
+            self.count_retry("file");
+            self.apply(Event::Retry { due, error: error.clone(), charged: true }).await?;
+            return Ok(Blamed { charged: true, error });
         }
         let sidecar = match self.write_error_file(&blame, attempts).await {
             Ok(name) => name,
             // Nobody would learn of it: the file is tried again, and given up when the error file can be written.
-            Err(fault) => return Box::pin(self.failed(fault)).await,
+            Err(fault) => {
+                Box::pin(self.failed(fault)).await?;
+                return Ok(Blamed { charged: false, error });
+            }
         };
+        crash::point("failed.placed");
         tracing::error!(%watch, path = %Shown(path), attempts, reason = %error, "given up; see its error file");
-        let given_up = self.apply(Event::Fail { error, sidecar: Some(sidecar), charged: true }).await?;
+        meters().file_ended(watch, "failed");
+        let given_up = self.apply(Event::Fail { error: error.clone(), sidecar: Some(sidecar), charged: true }).await?;
+        crash::point("failed.recorded");
         if let Some(job) = given_up
             && (Self { job, ..self.clone() }).put_aside(&POST_ACTION_PAUSES).await?
         {
-            return Ok(());
+            return Ok(Blamed { charged: true, error });
         }
         // Its error file may have been removed before the journal knew of it, and that event have meant nothing.
         self.folder.report_changed(self.job.path.clone());
-        Ok(())
+        Ok(Blamed { charged: true, error })
     }
 
     /// What the dropper of a dead letter can do.
@@ -143,7 +195,8 @@ impl Claimed {
             last_attempt_at: self.job.last_attempt_at.map(rfc3339),
             about: self.about(attempts),
         };
-        let content = to_json(&file);
+        // Servers' words stand in it, and people look at it in a terminal.
+        let content = show::plain_json(&to_json(&file)).into_owned();
         let claimed = self.clone();
         blocking(move || {
             let write = || -> io::Result<_> {
@@ -151,7 +204,7 @@ impl Claimed {
                 let input = base_name(&claimed.job.path);
                 let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
                 let identity = &claimed.tools.identity;
-                Temp::create(&claimed.folder, &dir, claimed.object_id(), &seen, identity.uid)?.place(
+                Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?.place(
                     &content,
                     input,
                     Kind::Error,

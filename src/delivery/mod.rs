@@ -2,10 +2,13 @@
 //!
 //! | module | is about |
 //! |---|---|
-//! | [`dispatch`] | decides: which job goes next, where, and when; the only one to claim |
+//! | [`dispatch`] | decides what starts and when; the only one to claim |
+//! | `pick` | which job goes next, and where |
+//! | `lane`, `outlet` | what one watch has to send; what one pipeline can take |
 //! | [`pipeline`] | a pipeline's line to its server: up, or down and probed |
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
-//! | [`worker`] | one upload |
+//! | [`failing`], [`suspects`] | a pipeline that fails on every file; a file that kills its task: pure |
+//! | [`worker`], `steps` | one upload; what happens between its steps |
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
 //! | [`claimed`] | a job that is being worked on |
 //! | [`delivered`], [`failed`] | what became of it: files on disk, then the journal |
@@ -23,8 +26,12 @@ pub mod claimed;
 pub mod delivered;
 pub mod dispatch;
 pub mod failed;
+pub mod failing;
+mod lane;
 pub mod limits;
 pub mod marker;
+mod outlet;
+mod pick;
 pub mod pipeline;
 pub mod recover;
 pub mod result;
@@ -32,6 +39,8 @@ pub mod slots;
 pub mod space;
 pub mod spool;
 pub mod spooled;
+mod steps;
+pub mod suspects;
 pub mod verdict;
 pub mod worker;
 

@@ -13,7 +13,7 @@ use secrecy::SecretString;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, ServiceUri, TaskState, load_pipeline};
+use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, Link, ServiceUri, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
 
 /// How often a lasting outage is logged.
@@ -32,6 +32,10 @@ pub struct Line {
     pub config: Arc<Pipeline>,
     timeouts: Timeouts,
     state: watch::Sender<Health>,
+    /// What is known of the way to the server; it outlives sessions.
+    pub link: Link,
+    /// Since when it fails on every file, by the dispatcher's word; none while it does not.
+    failing: watch::Sender<Option<Instant>>,
     /// The latest session in which the server granted a pipe.
     proven: watch::Sender<u64>,
 }
@@ -84,7 +88,9 @@ impl Line {
             pause: all.retry.max.min(MAX_PAUSE),
         };
         let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
-        Arc::new(Self { config, timeouts, state: watch::Sender::new(down), proven: watch::Sender::new(0) })
+        let state = watch::Sender::new(down);
+        let (failing, proven) = (watch::Sender::new(None), watch::Sender::new(0));
+        Arc::new(Self { config, timeouts, state, link: Link::default(), failing, proven })
     }
 
     /// Follows its health.
@@ -106,6 +112,16 @@ impl Line {
             Health::Down { since, reason } => Some((*since, reason.clone())),
             Health::Up(_) => None,
         }
+    }
+
+    /// Since when it has failed on every file; none if it does not.
+    pub fn failing_since(&self) -> Option<Instant> {
+        *self.failing.borrow()
+    }
+
+    /// The dispatcher's word on whether it fails on every file.
+    pub(super) fn set_failing(&self, failing: bool) {
+        self.failing.send_replace(failing.then(Instant::now));
     }
 
     /// A worker's upload failed in a way that is the pipeline's fault: down until a probe says otherwise.
@@ -287,9 +303,7 @@ impl Line {
             Target::Credential => SecretString::from(""),
         };
         match connection.task_status(&token, self.timeouts.request).await {
-            Ok(status) if status.state == TaskState::Running && !status.completed => {
-                Ok(Task { token, started: status.start_time, confirmed: true })
-            }
+            Ok(status) if status.is_running() => Ok(Task { token, started: status.start_time, confirmed: true }),
             Ok(status) => Err(Trouble {
                 reason: format!(
                     "the task is not running (its state is {:?}); start it, or give the pipeline as a file",

@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::after::{self, Outcome, Recovery};
+use super::after::{self, Delivered, Outcome, Recovery};
 use super::blocking;
 use super::claimed::{Claimed, Tools};
+use crate::clock::unix_millis;
 use crate::folder::Folder;
 use crate::fs::{Root, base_name};
-use crate::job::{FileKey, JobState};
-use crate::journal::Failure;
+use crate::job::{Event, FileKey, JobState};
+use crate::journal::{ApplyError, Failure};
 use crate::show::Shown;
 use crate::sidecar::HIDDEN_PREFIX;
 
@@ -62,23 +63,63 @@ async fn hidden_file(folder: &Arc<Folder>, root: &Arc<Root>, hidden: &Path, tool
     let watch = &folder.watch;
     match recovered.await {
         Ok(Recovery::NotOurs) => {}
-        Ok(Recovery::Finished(input, outcome)) => {
-            let path = hidden.with_file_name(input);
+        Ok(Recovery::Begun(rel, delivered)) => go_on(folder, root, &rel, delivered, tools).await?,
+        Ok(Recovery::Unknown) => tracing::warn!(
+            watch = %watch.name, path = %Shown(hidden),
+            "a file in the middle of a post-action that nothing is known about is left as it is: give it a name of its own to \
+              have it sent, or remove it"
+        ),
+        Err(error) => {
+            tracing::warn!(watch = %watch.name, path = %Shown(hidden), %error, "cannot look at a post-action");
+        }
+    }
+    Ok(())
+}
+
+/// Tells the journal that the file was delivered, so that the dispatcher finishes the post-action as any other, through
+/// further crashes too. A dead letter, and a path at which the journal has something else by now, is finished here and now.
+async fn go_on(
+    folder: &Arc<Folder>,
+    root: &Arc<Root>,
+    rel: &Path,
+    begun: Delivered,
+    tools: &Arc<Tools>,
+) -> Result<(), Failure> {
+    let watch = &folder.watch;
+    if let Some(sha256) = begun.sha256 {
+        let adopt = Event::Adopt {
+            generation: begun.generation,
+            sha256,
+            sidecar: begun.result.to_string_lossy().into_owned(),
+            post_action: true,
+            at: unix_millis(),
+        };
+        match tools.journal.apply(FileKey::new(watch.id, rel), rel, adopt).await {
+            Ok(_) => {
+                tracing::info!(
+                    watch = %watch.name, path = %Shown(rel),
+                    "going on with what an earlier run had begun to do with this delivered file"
+                );
+                return Ok(());
+            }
+            Err(ApplyError::Failed(failure)) => return Err(failure),
+            Err(_) => {}
+        }
+    }
+    let (owner, its_root, path) = (folder.clone(), root.clone(), rel.to_owned());
+    match blocking(move || after::finish(&owner, &its_root, &path, &begun)).await {
+        Ok(outcome) => {
             tracing::info!(
-                watch = %watch.name, path = %Shown(&path), ?outcome,
+                watch = %watch.name, path = %Shown(rel), ?outcome,
                 "finished what an earlier run had begun to do with this file"
             );
             if outcome == Outcome::Gone {
                 // If it is a dead letter, the journal does not know yet that it is gone.
-                dead_letter(folder, root.clone(), &path, tools).await?;
+                dead_letter(folder, root.clone(), rel, tools).await?;
             }
         }
-        Ok(Recovery::Unknown) => tracing::warn!(
-            watch = %watch.name, path = %Shown(hidden),
-            "a file in the middle of a post-action that nothing is known about; it is left as it is"
-        ),
         Err(error) => {
-            tracing::warn!(watch = %watch.name, path = %Shown(hidden), %error, "cannot finish a post-action");
+            tracing::warn!(watch = %watch.name, path = %Shown(rel), %error, "cannot finish a post-action");
         }
     }
     Ok(())

@@ -9,17 +9,20 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
 use crate::config::ResultMode;
+use crate::crash;
 use crate::folder::{Folder, TempClaim};
-use crate::fs::{Dir, Seen};
+use crate::fs::{Access, Dir, Seen};
 use crate::identity::Identity;
 use crate::sidecar::{self, Kind, Place};
 
+/// What others than the daemon may do with a result at most: one that others can write is no word of the daemon's.
+const READ: u16 = 0o4;
 /// How often a name is looked for again that somebody else took between look and rename.
 const PLACE_TRIES: usize = 8;
 
@@ -37,7 +40,13 @@ impl Temp {
     /// Creates the temp file of an object's result. Nothing is sent whose result could not even be begun.
     ///
     /// A leftover of a crash at its name is removed first, if it is ours.
-    pub fn create(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, input: &Seen, uid: u32) -> io::Result<Self> {
+    pub fn create(
+        folder: &Arc<Folder>,
+        dir: &Arc<Dir>,
+        id: Uuid,
+        input: (&OsStr, &Seen),
+        uid: u32,
+    ) -> io::Result<Self> {
         Self::begin(folder, dir, id, Some(input), uid)
     }
 
@@ -46,41 +55,39 @@ impl Temp {
         Self::begin(folder, dir, id, None, uid)
     }
 
-    fn begin(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, input: Option<&Seen>, uid: u32) -> io::Result<Self> {
+    fn begin(
+        folder: &Arc<Folder>,
+        dir: &Arc<Dir>,
+        id: Uuid,
+        input: Option<(&OsStr, &Seen)>,
+        uid: u32,
+    ) -> io::Result<Self> {
         let name = sidecar::temp_name(id);
         folder.sweep_temp(dir, &name, uid).or_else(|error| match error.kind() {
             io::ErrorKind::NotFound => Ok(false),
             _ => Err(error),
         })?;
-        let create_mode = match folder.watch.results.mode {
-            ResultMode::Inherit => inherited(input.map_or(0, |input| input.mode)),
-            ResultMode::Fixed(_) => 0o600,
-        };
         let create = |name: OsString| {
             let claim = folder.claim_temp(name);
-            dir.create_new(claim.name(), create_mode).map(|file| (claim, file))
+            dir.create_new(claim.name(), 0o600).map(|file| (claim, file))
         };
         let (claim, file) = create(name).or_else(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => create(sidecar::other_temp_name(id)),
             _ => Err(error),
         })?;
         let temp = Self { dir: dir.clone(), claim: Some(claim), file, placed: false };
+        crash::point("temp.created");
         match folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
-            // What nobody else may read needs no group.
-            ResultMode::Inherit => input.map_or(Ok(()), |input| temp.keep_from_strangers(input))?,
+            ResultMode::Inherit => {
+                // Who may read an input that is not there any more, or is another one, is not known.
+                let opened = input.and_then(|(name, seen)| Some((dir.open_file(name).ok()?, seen)));
+                let same = opened.filter(|((_, now), seen)| now.generation == seen.generation);
+                let access = same.and_then(|((file, _), _)| Access::of(&file).ok());
+                access.unwrap_or_else(Access::none).give(&temp.file, 0o6, READ);
+            }
         }
         Ok(temp)
-    }
-
-    /// A result whose group is not the input's would show the input to another group.
-    fn keep_from_strangers(&self, input: &Seen) -> io::Result<()> {
-        let made = self.file.metadata()?;
-        if made.gid() == input.gid || std::os::unix::fs::fchown(&self.file, None, Some(input.gid)).is_ok() {
-            return Ok(());
-        }
-        let others = made.mode() & 0o006;
-        self.file.set_permissions(Permissions::from_mode(made.mode() & 0o606 | others << 3))
     }
 
     /// Writes the content, makes it durable and gives it its name. Returns the name.
@@ -88,7 +95,9 @@ impl Temp {
     /// One of ours at the name is replaced; a stranger's file never is.
     pub fn place(mut self, content: &[u8], input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<OsString> {
         self.file.write_all(content)?;
+        crash::point("sidecar.written");
         self.file.sync_all()?;
+        crash::point("sidecar.synced");
         for _ in 0..PLACE_TRIES {
             let place = sidecar::find(&self.dir, input, kind, identity)?;
             let renamed = match &place {
@@ -102,7 +111,9 @@ impl Temp {
             match renamed {
                 Ok(()) => {
                     self.placed = true;
+                    crash::point("sidecar.renamed");
                     self.dir.sync()?;
+                    crash::point("sidecar.durable");
                     return Ok(place.name().to_owned());
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -138,28 +149,10 @@ pub fn remove_error_file(dir: &Dir, input: &OsStr, identity: &Identity) -> io::R
     match sidecar::find(dir, input, Kind::Error, identity)? {
         Place::Ours(ours) => {
             dir.unlink(&ours.name)?;
+            crash::point("error-file.removed");
+            dir.sync()?;
             Ok(true)
         }
         Place::Free(_) => Ok(false),
-    }
-}
-
-/// The permissions of a result: those of others and of the group as the input has them, and the owner's own.
-///
-/// The kernel takes the umask off when the file is created.
-fn inherited(input: u32) -> u32 {
-    input & 0o066 | 0o600
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_is_never_more_readable_than_its_input() {
-        for (input, result) in [(0o644, 0o644), (0o600, 0o600), (0o755, 0o644), (0o440, 0o640), (0o000, 0o600)] {
-            assert_eq!(inherited(input), result, "{input:o}");
-            assert_eq!(inherited(input) & 0o066 & !input, 0);
-        }
     }
 }

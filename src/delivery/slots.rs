@@ -71,7 +71,7 @@ impl Slots {
         if !self.proven && !self.opening.is_empty() {
             return Room::No;
         }
-        if self.opening.len() + self.running.len() + self.abandoned.len() < self.limit {
+        if self.in_flight() + self.abandoned.len() < self.limit {
             return Room::Yes;
         }
         self.abandoned.iter().min().map_or(Room::No, |until| Room::NotBefore(*until))
@@ -101,6 +101,11 @@ impl Slots {
         if abandoned && (was_opening || was_running.is_some()) {
             self.abandoned.push(now + ABANDONED_FOR);
         }
+    }
+
+    /// Uploads under way.
+    pub fn in_flight(&self) -> usize {
+        self.opening.len() + self.running.len()
     }
 
     /// Uploads that hold a permit of the daemon.

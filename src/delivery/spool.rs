@@ -98,6 +98,8 @@ impl Spool {
             }
             index.note(&dir, &entry?.name, &identity)?;
         }
+        // What is found may have been put there right before a crash, and the journal is told of it.
+        dir.sync()?;
         Ok(Self { path: path.to_owned(), dir, identity, max_bytes: state.max_spool, index: Mutex::new(index) })
     }
 

@@ -137,14 +137,19 @@ impl Claimed {
         let Some(whole) = whole else {
             // A crash may have come between the placing and the record of it, and somebody have emptied the spool.
             return match sidecar::find(&dir, base_name(rel), Kind::Result, identity) {
-                Ok(Place::Ours(ours)) if ours.sha256 == self.job.sha256 => Try::Placed(ours.name, None),
+                Ok(Place::Ours(ours)) if ours.sha256 == self.job.sha256 => match dir.sync() {
+                    Ok(()) => Try::Placed(ours.name, None),
+                    Err(error) => Try::Refused(error.to_string()),
+                },
                 Ok(_) => Try::Lost,
                 Err(error) => Try::Refused(error.to_string()),
             };
         };
         let place = || -> io::Result<OsString> {
             let temp = match dir.file(base_name(rel))? {
-                Some(seen) if is_sent(&seen, &self.job) => Temp::create(&self.folder, &dir, id, &seen, identity.uid)?,
+                Some(seen) if is_sent(&seen, &self.job) => {
+                    Temp::create(&self.folder, &dir, id, (base_name(rel), &seen), identity.uid)?
+                }
                 // How readable the input was is not known any more.
                 _ => Temp::create_private(&self.folder, &dir, id, identity.uid)?,
             };

@@ -11,11 +11,16 @@ use crate::client::{Backoff, Error, NOT_SENT, Step};
 use crate::config::Retry;
 use crate::job::Millis;
 
+/// The close code of a connection on which a message was too big.
+pub const TOO_BIG: u16 = 1009;
+
 /// Whose fault it is that a file was not delivered now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The server cannot be reached, refuses the credential, or does not run the task.
     Pipeline(String),
+    /// The task died while the file was on its way, or the server closed the connection over a message that was too big.
+    TaskDied(String),
     /// This host cannot serve the watch: its disk is full, read-only or failing.
     Host(String),
     /// This process has no descriptors left.
@@ -32,6 +37,24 @@ pub enum Fault {
     Stopping,
     /// The pipeline does not take this file.
     File(Blame),
+}
+
+impl Fault {
+    /// Stable name of whose fault it is, for metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Pipeline(_) => "pipeline",
+            Self::TaskDied(_) => "task-died",
+            Self::Host(_) => "host",
+            Self::Descriptors(_) => "descriptors",
+            Self::Stalled(_) => "stalled",
+            Self::Blocked(_) => "blocked",
+            Self::Changed(_) => "changed",
+            Self::Vanished => "vanished",
+            Self::Stopping => "stopping",
+            Self::File(_) => "file",
+        }
+    }
 }
 
 /// What is wrong with a file.
@@ -76,7 +99,11 @@ pub fn of_upload(step: Step, error: &Error, os_error: Option<i32>) -> Fault {
     }
     let reason = error.to_string();
     let blame = |retryable, hint| Fault::File(Blame { error: reason.clone(), code: error.code(), retryable, hint });
+    let on_its_way = matches!(step, Step::Write | Step::Close);
     match error {
+        Error::NotRunning(_) | Error::ConnectionLost { code: Some(TOO_BIG), .. } if on_its_way => {
+            Fault::TaskDied(reason)
+        }
         Error::Connect { .. } | Error::ConnectionLost { .. } | Error::Authentication(_) | Error::NotRunning(_) => {
             Fault::Pipeline(reason)
         }
@@ -87,7 +114,7 @@ pub fn of_upload(step: Step, error: &Error, os_error: Option<i32>) -> Fault {
         Error::InvalidData(_) => blame(false, "the daemon's configuration for this folder is wrong; tell its operator"),
         Error::FileNotFound(_) => Fault::Vanished,
         // The pipe was given up because it had been silent for too long, or a frame never left this host.
-        Error::Abandoned(_) if matches!(step, Step::Write | Step::Close) => Fault::Stalled(reason),
+        Error::Abandoned(_) if on_its_way => Fault::Stalled(reason),
         Error::TimedOut { what: NOT_SENT, .. } => Fault::Stalled(reason),
         Error::Abandoned(_) => Fault::Changed(reason),
         Error::TimedOut { .. } => out_of_time(reason),
@@ -105,6 +132,17 @@ pub fn out_of_time(error: String) -> Fault {
         code: "TIMED_OUT",
         retryable: true,
         hint: "the pipeline did not finish with this file in time; it may be too large or too complex for it",
+    })
+}
+
+/// A file that is sent alone because its task died twice over it, and that died again.
+pub fn kills_task(error: String) -> Fault {
+    Fault::File(Blame {
+        error,
+        code: "KILLS_TASK",
+        retryable: true,
+        hint: "the pipeline stops working whenever this file is sent to it, also when nothing else is; it may be damaged, \
+               too large or too complex for it; tell the operator of the pipeline",
     })
 }
 
@@ -152,6 +190,12 @@ mod tests {
             (Step::Open, Error::Refused(server("[Errno 111] Connect call failed"))),
         ] {
             assert!(matches!(of_upload(step, &error, None), Fault::Pipeline(_)), "{error}");
+        }
+        for (step, error) in [
+            (Step::Write, Error::NotRunning(server(""))),
+            (Step::Close, Error::ConnectionLost { code: Some(TOO_BIG), message: "x".into() }),
+        ] {
+            assert!(matches!(of_upload(step, &error, None), Fault::TaskDied(_)), "{error}");
         }
         for (step, error) in [
             (Step::Open, Error::PipeFailed(server("masked"))),

@@ -11,25 +11,28 @@
 //! pipe is granted and when its upload is over, and journals what became of the file itself.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::blocking;
 use super::claimed::Claimed;
 use super::delivered::Sent;
-use super::limits::{ByteLimit, take_bytes};
+use super::failed::{Blamed, Charge};
+use super::limits::ByteLimit;
 use super::pipeline::{Health, Line, Session};
 use super::result::Temp;
 use super::slots::UploadId;
+use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
-use crate::client::upload::{Steps, Upload, UploadError, upload};
+use crate::board::Phase;
+use crate::client::upload::{Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
+use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::ContentHash;
 use crate::journal::Failure;
@@ -55,10 +58,34 @@ pub struct Worker {
     pub line: Arc<Line>,
     /// Its session when the job was claimed.
     pub session: Arc<Session>,
+    /// At whose risk.
+    pub terms: Terms,
     /// The byte limits that apply.
     pub byte_limits: Vec<Arc<ByteLimit>>,
     /// The dispatcher's ear. Unbounded, but each worker sends two reports at most and workers are bounded.
     pub reports: mpsc::UnboundedSender<Report>,
+}
+
+/// At whose risk a file is sent.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Terms {
+    /// It is the probe of a pipeline that fails on every file.
+    pub probe: bool,
+    /// Its task died too often over it: it goes alone, and should that happen again, it is to blame.
+    pub alone: bool,
+}
+
+/// How an upload ended, as far as other files are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The pipeline has it.
+    Delivered,
+    /// The task died while it was on its way.
+    TaskDied,
+    /// This process has no descriptors left.
+    OutOfDescriptors,
+    /// In any other way.
+    Other,
 }
 
 /// What a worker tells the dispatcher.
@@ -72,8 +99,8 @@ pub enum Report {
         id: UploadId,
         /// The server may hold a slot for it still.
         abandoned: bool,
-        /// This process has no descriptors left.
-        out_of_descriptors: bool,
+        /// How.
+        outcome: Outcome,
     },
 }
 
@@ -90,7 +117,7 @@ enum Preparation {
     /// It may be sent.
     Ready(Box<Prepared>),
     /// Its result stands there from an attempt that a crash interrupted.
-    Adopted(ContentHash, String),
+    Adopted(Arc<Dir>, ContentHash, String),
     /// Its result waits in the spool, which the journal does not know.
     Spooled(ContentHash),
 }
@@ -98,7 +125,7 @@ enum Preparation {
 /// The end of the upload.
 enum End {
     Sent(Box<Sent>),
-    Adopted(ContentHash, String),
+    Adopted(Arc<Dir>, ContentHash, String),
     Spooled(ContentHash),
     Fault {
         fault: Fault,
@@ -114,23 +141,47 @@ impl From<Fault> for End {
 }
 
 impl Worker {
-    /// Works the job to its end. Errors: the journal failed.
-    pub async fn run(self) -> Result<(), Failure> {
+    /// Works the job to its end; returns what the pipeline failed on, if it did. Errors: the journal failed.
+    pub async fn run(self) -> Result<Option<Blamed>, Failure> {
         let end = self.deliver().await;
-        if let End::Fault { fault: Fault::Pipeline(reason), .. } = &end {
-            self.line.suspect(self.session.number, reason);
-        }
-        let (abandoned, out_of_descriptors) = match &end {
-            End::Fault { fault, abandoned } => (*abandoned, matches!(fault, Fault::Descriptors(_))),
-            End::Sent(_) | End::Adopted(..) | End::Spooled(_) => (false, false),
+        let (abandoned, outcome) = match &end {
+            End::Fault { fault, abandoned } => {
+                let outcome = match fault {
+                    Fault::TaskDied(_) => Outcome::TaskDied,
+                    Fault::Descriptors(_) => Outcome::OutOfDescriptors,
+                    _ => Outcome::Other,
+                };
+                if let Fault::Pipeline(reason) | Fault::TaskDied(reason) = fault {
+                    self.line.suspect(self.session.number, reason);
+                }
+                (*abandoned, outcome)
+            }
+            End::Sent(_) => (false, Outcome::Delivered),
+            End::Adopted(..) | End::Spooled(_) => (false, Outcome::Other),
         };
         // Nobody listens any more when the dispatcher has given up waiting.
-        let _ = self.reports.send(Report::Ended { id: self.id, abandoned, out_of_descriptors });
-        match end {
-            End::Sent(sent) => self.claimed.record(*sent).await,
-            End::Adopted(sha256, sidecar) => self.claimed.adopted(sha256, sidecar).await,
-            End::Spooled(sha256) => self.claimed.found_spooled(sha256).await,
-            End::Fault { fault, .. } => self.claimed.failed(fault).await,
+        let _ = self.reports.send(Report::Ended { id: self.id, abandoned, outcome });
+        let fault = match end {
+            End::Sent(sent) => return self.claimed.record(*sent).await.map(|()| None),
+            End::Adopted(dir, sha256, sidecar) => {
+                return self.claimed.adopted(dir, sha256, sidecar).await.map(|()| None);
+            }
+            End::Spooled(sha256) => return self.claimed.found_spooled(sha256).await.map(|()| None),
+            End::Fault { fault: Fault::TaskDied(reason), .. } if self.terms.alone => verdict::kills_task(reason),
+            End::Fault { fault, .. } => fault,
+        };
+        match fault {
+            Fault::File(blame) if blame.retryable => {
+                let charge = if self.terms.probe {
+                    Charge::Probe
+                } else if self.line.failing_since().is_some() {
+                    Charge::Free
+                } else {
+                    Charge::Usual
+                };
+                self.claimed.blame(blame, charge).await.map(Some)
+            }
+            fault => self.claimed.failed(fault).await.map(|()| None),
         }
     }
 
@@ -138,7 +189,7 @@ impl Worker {
         let claimed = self.claimed.clone();
         let prepared = match blocking(move || prepare(&claimed)).await {
             Ok(Preparation::Ready(prepared)) => *prepared,
-            Ok(Preparation::Adopted(sha256, sidecar)) => return End::Adopted(sha256, sidecar),
+            Ok(Preparation::Adopted(dir, sha256, sidecar)) => return End::Adopted(dir, sha256, sidecar),
             Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
             Err(fault) => return fault.into(),
         };
@@ -150,6 +201,8 @@ impl Worker {
 
         let size = seen.generation.size;
         let largest = what.largest_write(size);
+        let (board, pipeline) = (&self.claimed.tools.board, &self.line.config.name);
+        let flight = board.begin(self.id, &watch.name, self.claimed.job.path.clone(), pipeline, size);
         let source = match file.try_clone() {
             Ok(file) => file,
             Err(error) => return verdict::of_file("cannot open the file once more", &error).into(),
@@ -165,24 +218,29 @@ impl Worker {
             granted: granted.clone(),
             largest,
             prepaid: largest as u64 == size,
+            flight: &flight,
             buffer: None,
         };
         let sent = tokio::select! {
             sent = upload(&self.session.connection, &what, size, source, &mut steps) => sent,
             () = self.stopped_ungranted(&granted) => return End::Fault { fault: Fault::Stopping, abandoned: true },
             () = self.task_replaced() => {
-                return Fault::Pipeline("the task was started anew while the file was on its way".into()).into();
+                let reason = "the task was started anew while the file was on its way".to_owned();
+                // With an open that was not granted, nothing of the file was on its way.
+                let fault = if granted.load(Ordering::Acquire) { Fault::TaskDied(reason) } else { Fault::Pipeline(reason) };
+                return self.of_a_living_socket(fault).into();
             }
         };
         match sent {
             Ok(uploaded) => {
+                crash::point("upload.closed");
                 let sha256 = steps.hasher.finalize().into();
-                End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen }))
+                flight.enter(Phase::Recording);
+                End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen, flight }))
             }
-            Err(UploadError { step, error, pipe_left, os_error, .. }) => {
-                let timed_out = matches!(error, Error::TimedOut { .. });
+            Err(UploadError { step, error, pipe_left, os_error, too_large_for_link, .. }) => {
                 let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));
-                End::Fault { fault: self.refine(fault, timed_out).await, abandoned: pipe_left }
+                End::Fault { fault: self.refine(fault, &error, too_large_for_link).await, abandoned: pipe_left }
             }
         }
     }
@@ -197,6 +255,8 @@ impl Worker {
         what.task_started = self.session.task_started.as_ref();
         what.result_timeout = self.line.config.result_timeout;
         what.chunk_size = self.line.config.chunk_size;
+        what.link = Some(self.line.link.clone());
+        what.one_write_max = what.one_write_max.min(self.line.link.most_at_once() as u64);
         if let Some(share) = self.byte_limits.iter().map(|limit| limit.share()).min() {
             let most = share.saturating_mul(LONGEST_WRITE.as_secs()).max(MIN_CHUNK);
             what.chunk_size = what.chunk_size.min(usize::try_from(most).unwrap_or(usize::MAX));
@@ -231,8 +291,11 @@ impl Worker {
     }
 
     /// Asks once more where the error alone does not tell whose fault it is.
-    async fn refine(&self, fault: Fault, timed_out: bool) -> Fault {
+    async fn refine(&self, fault: Fault, error: &Error, too_large_for_link: bool) -> Fault {
         match fault {
+            // The close of the socket is itself the sign.
+            Fault::TaskDied(_) if matches!(error, Error::ConnectionLost { .. }) => fault,
+            Fault::TaskDied(_) => self.of_a_living_socket(fault),
             Fault::Changed(reason) => {
                 let (root, rel) = (self.claimed.root.clone(), self.claimed.job.path.clone());
                 match blocking(move || root.look(&rel)).await {
@@ -241,19 +304,39 @@ impl Worker {
                 }
             }
             // Requests in flight when a task dies are never answered: ask whether it did.
-            Fault::File(Blame { error, .. }) if timed_out => {
+            Fault::File(Blame { error: reason, .. }) if matches!(error, Error::TimedOut { .. }) => {
                 let timeout = self.session.connection.request_timeout();
+                let slow_link = || {
+                    Fault::Stalled(format!(
+                        "{reason}; the link is too slow for a write of this size, the next is smaller"
+                    ))
+                };
                 match self.session.connection.task_status(&self.session.token, timeout).await {
                     Ok(status) if status.is_alive() && status.start_time == self.session.task_started => {
-                        verdict::out_of_time(error)
+                        if too_large_for_link {
+                            slow_link()
+                        } else {
+                            verdict::out_of_time(reason)
+                        }
                     }
-                    Ok(_) => Fault::Pipeline(format!("{error}; the task has ended")),
+                    Ok(_) => Fault::TaskDied(format!("{reason}; the task has ended")),
+                    Err(Error::NotRunning(_)) => Fault::TaskDied(format!("{reason}; the task is gone")),
                     // A key that may only send data cannot ask; the file is charged, so that the doubt ends.
-                    Err(Error::Refused(_)) => verdict::out_of_time(error),
-                    Err(asked) => Fault::Pipeline(format!("{error}; {asked}")),
+                    Err(Error::Refused(_)) => verdict::out_of_time(reason),
+                    // The question waits behind what is too large.
+                    Err(Error::TimedOut { .. }) if too_large_for_link => slow_link(),
+                    Err(asked) => Fault::Pipeline(format!("{reason}; {asked}")),
                 }
             }
             other => other,
+        }
+    }
+
+    /// A task that died with its connection died of something else than a file: the server went down.
+    fn of_a_living_socket(&self, fault: Fault) -> Fault {
+        match fault {
+            Fault::TaskDied(reason) if self.session.connection.is_closed() => Fault::Pipeline(reason),
+            fault => fault,
         }
     }
 }
@@ -274,7 +357,11 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
         && job.may_have_made(ours.completed_at)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
-        return Ok(Preparation::Adopted(sha256, name.to_string_lossy().into_owned()));
+        // That attempt may have been interrupted before the result's name was durable.
+        dir.sync()
+            .map_err(|error| verdict::of_folder("cannot make the result of an earlier attempt durable", &error))?;
+        crash::point("worker.adopting");
+        return Ok(Preparation::Adopted(dir, sha256, name.to_string_lossy().into_owned()));
     }
     if let Some(sha256) = claimed.find_spooled(&dir, &file, &seen)? {
         return Ok(Preparation::Spooled(sha256));
@@ -286,103 +373,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if dir.writers(&file) == Writers::Some {
         return Err(Fault::Changed("somebody has the file open for writing".into()));
     }
-    let temp = Temp::create(folder, &dir, claimed.object_id(), &seen, tools.identity.uid)
+    let temp = Temp::create(folder, &dir, claimed.object_id(), (base_name(rel), &seen), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
-}
-
-/// A file, by descriptor and by name.
-#[derive(Clone)]
-struct FileAtPlace {
-    dir: Arc<Dir>,
-    file: Arc<File>,
-    seen: Seen,
-}
-
-impl FileAtPlace {
-    /// Fails unless both the descriptor and the name still show what was opened, and nobody is writing to it. Blocks.
-    fn unchanged(&self, claimed: &Claimed) -> Result<(), Fault> {
-        let changed = |why: &str| Err(Fault::Changed(format!("the file {why} while it was being sent")));
-        let failed = |error: io::Error| verdict::of_file("the file cannot be looked at any more", &error);
-        let rel = &claimed.job.path;
-        // Asked before the times are compared: what a writer did who is gone by now shows there.
-        if self.dir.writers(&self.file) == Writers::Some {
-            return changed("was opened for writing");
-        }
-        match self.dir.seen(&self.file).map_err(failed)? {
-            Some(now) if now.generation == self.seen.generation => {}
-            _ => return changed("changed"),
-        }
-        match self.dir.file(base_name(rel)).map_err(failed)? {
-            Some(now) if now.generation == self.seen.generation => {}
-            Some(_) => return changed("was replaced"),
-            None => return changed("was removed"),
-        }
-        // The descriptor of a folder follows it when it is renamed: is the path still this folder's?
-        let parent = claimed.root.parent(rel).and_then(|dir| dir.id());
-        match (parent, self.dir.id()) {
-            (Ok(now), Ok(opened)) if now == opened => Ok(()),
-            _ => changed("went elsewhere with its folder"),
-        }
-    }
-}
-
-/// What happens between the steps of the upload.
-struct Checks<'a> {
-    worker: &'a Worker,
-    file: FileAtPlace,
-    hasher: Sha256,
-    /// Why the upload was stopped here.
-    fault: Option<Fault>,
-    granted: Arc<AtomicBool>,
-    /// Bytes of the largest write.
-    largest: usize,
-    /// The byte budget was taken before the open: the file goes in one write.
-    prepaid: bool,
-    /// Its share of all buffers.
-    buffer: Option<OwnedSemaphorePermit>,
-}
-
-impl Checks<'_> {
-    async fn unchanged(&mut self) -> Result<(), Error> {
-        let (file, claimed) = (self.file.clone(), self.worker.claimed.clone());
-        blocking(move || file.unchanged(&claimed)).await.map_err(|fault| {
-            self.fault = Some(fault);
-            Error::Abandoned("the file is not to be committed as it is".into())
-        })
-    }
-}
-
-impl Steps for Checks<'_> {
-    async fn opening(&mut self) -> Result<(), Error> {
-        if self.prepaid {
-            take_bytes(&self.worker.byte_limits, self.largest as u64).await;
-        }
-        Ok(())
-    }
-
-    async fn granted(&mut self, _waited: Duration) -> Result<(), Error> {
-        self.granted.store(true, Ordering::Release);
-        let _ = self.worker.reports.send(Report::Granted(self.worker.id));
-        self.worker.line.granted(self.worker.session.number);
-        let share = u32::try_from(self.largest.min(BUFFER_BYTES)).unwrap_or(u32::MAX);
-        // The semaphore is never closed.
-        self.buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
-        // The grant may have taken hours.
-        self.unchanged().await
-    }
-
-    async fn before_write(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        if !self.prepaid {
-            take_bytes(&self.worker.byte_limits, chunk.len() as u64).await;
-        }
-        self.hasher.update(chunk);
-        Ok(())
-    }
-
-    async fn before_close(&mut self, _bytes_sent: u64) -> Result<(), Error> {
-        // Everything is acknowledged: what follows may take hours and needs no buffer.
-        self.buffer = None;
-        self.unchanged().await
-    }
 }

@@ -10,7 +10,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use super::{FsKind, Look, Seen, stat_fd};
+use super::{Access, FsKind, Look, Seen, stat_fd};
+use crate::crash;
 use crate::lease::{self, Writers};
 
 /// A directory beneath a root, held open.
@@ -47,6 +48,16 @@ impl Dir {
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         let kind = FsKind::of(&fd)?;
         Ok(Self { fd, kind })
+    }
+
+    /// As [`Dir::open`]; what is missing on the way there is made, durably.
+    pub fn open_or_make(path: &Path) -> io::Result<Self> {
+        match (Self::open(path), path.parent(), path.file_name()) {
+            (Err(error), Some(above), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+                Self::open_or_make(above)?.make_dir(name, None)
+            }
+            (opened, ..) => opened,
+        }
     }
 
     /// The directory above; that of the topmost is itself.
@@ -127,15 +138,40 @@ impl Dir {
         Ok(File::from(rustix::fs::openat(&self.fd, name, flags, Mode::from_raw_mode(mode))?))
     }
 
-    /// Opens a directory in this one, which is made if it is missing; a link is refused.
-    pub fn make_dir(&self, name: &OsStr) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.fd, name, Mode::from_raw_mode(0o777)) {
-            Ok(()) => self.sync()?,
-            Err(Errno::EXIST) => {}
+    /// Opens a directory in this one, which is made if it is missing; a link is refused. One that is made is open to
+    /// nobody more than `like` says, or to whom the umask leaves it.
+    pub fn make_dir(&self, name: &OsStr, like: Option<&Access>) -> io::Result<Self> {
+        let made = match rustix::fs::mkdirat(
+            &self.fd,
+            name,
+            Mode::from_raw_mode(if like.is_some() { 0o700 } else { 0o777 }),
+        ) {
+            Ok(()) => true,
+            // One that a crash left unsynced becomes durable with the first sync of what is put into it, wherever there is a
+            // journal; a sync of every folder above at every move would be paid for by every file.
+            Err(Errno::EXIST) => false,
             Err(error) => return Err(error.into()),
+        };
+        let dir = self.subdir(name)?;
+        if made {
+            if let Some(like) = like {
+                like.give(&dir.fd, 0o7, 0o7);
+            }
+            crash::point("directory.made");
+            self.sync()?;
         }
+        Ok(dir)
+    }
+
+    /// Opens a directory in this one; a link is refused.
+    pub fn subdir(&self, name: &OsStr) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self { fd: rustix::fs::openat(&self.fd, name, flags, Mode::empty())?, kind: self.kind })
+    }
+
+    /// Who may do what in it.
+    pub fn access(&self) -> io::Result<Access> {
+        Access::of(&self.fd)
     }
 
     /// Whether anybody has an open file of this directory open for writing, where the kernel can tell.
@@ -183,10 +219,16 @@ impl Dir {
             _ => {}
         }
         let mut file = self.create_new(&temp, 0o600)?;
+        crash::point("whole-file.created");
         io::Write::write_all(&mut file, content)?;
+        crash::point("whole-file.written");
         file.sync_all()?;
+        crash::point("whole-file.synced");
         self.replace(&temp, name)?;
-        self.sync()
+        crash::point("whole-file.renamed");
+        self.sync()?;
+        crash::point("whole-file.durable");
+        Ok(())
     }
 
     /// Removes a file.

@@ -5,8 +5,13 @@
 //! with `O_NOFOLLOW | O_NONBLOCK`, and only a regular file is read. Acting on a file goes through its
 //! parent's descriptor, so a folder that is renamed meanwhile takes the action along.
 //!
+//! A hard link is a file like any other: whose it was first cannot be told, and uploads that are renamed into place by a
+//! link and an unlink have two names for a while. So one is read as far as the daemon may read it; that nobody links
+//! what he may not read and write himself is the kernel's to forbid (`fs.protected_hardlinks`, which `check` looks at).
+//!
 //! Every call here is a blocking system call. It must not know of watches, jobs' states or pipelines.
 
+mod access;
 mod dir;
 mod kind;
 
@@ -15,11 +20,12 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
+pub use self::access::Access;
 pub use self::dir::{Dir, Entry, EntryKind};
 pub use self::kind::FsKind;
 use crate::job::Generation;
@@ -32,11 +38,28 @@ const RESOLVE_TRIES: usize = 16;
 pub struct Root {
     path: PathBuf,
     fd: OwnedFd,
-    /// Device and inode at the opening.
-    id: (u64, u64),
+    /// What it was at the opening.
+    id: RootId,
     kind: FsKind,
-    /// Devices of the mount points seen beneath it, by relative path.
-    mounts: Mutex<BTreeMap<PathBuf, u64>>,
+    /// Where other filesystems were mounted beneath it.
+    mounts: Mounts,
+}
+
+/// The mount points seen beneath a root and their devices, by relative path. Once seen they are never forgotten: what is
+/// beneath one that is gone is on a disk that is elsewhere. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Mounts(Arc<Mutex<BTreeMap<PathBuf, u64>>>);
+
+/// Which folder a root is, among all that stand at its path while the daemon runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RootId {
+    /// Its device.
+    pub dev: u64,
+    /// Its inode, which is used again once the folder is removed.
+    pub ino: u64,
+    /// When it was made, in nanoseconds since the epoch, where the filesystem tells: two folders or disks that follow each
+    /// other can have the same numbers.
+    pub born: Option<i64>,
 }
 
 /// What stands at a path.
@@ -75,8 +98,11 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         let stat = rustix::fs::fstat(&fd)?;
+        let more = rustix::fs::statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::BTIME)?;
+        let born = (more.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| nanos(more.stx_btime));
+        let id = RootId { dev: stat.st_dev, ino: stat.st_ino, born };
         let kind = FsKind::of(&fd)?;
-        Ok(Self { path: path.to_owned(), id: (stat.st_dev, stat.st_ino), fd, kind, mounts: Mutex::default() })
+        Ok(Self { path: path.to_owned(), id, fd, kind, mounts: Mounts::default() })
     }
 
     /// The path as configured.
@@ -89,19 +115,36 @@ impl Root {
         self.kind
     }
 
-    /// Device and inode at the opening.
-    pub fn id(&self) -> (u64, u64) {
+    /// The mount points seen beneath it.
+    pub fn mounts(&self) -> Mounts {
+        self.mounts.clone()
+    }
+
+    /// Knows the mount points that were seen beneath this very folder before.
+    #[must_use]
+    pub fn with_mounts(self, mounts: Mounts) -> Self {
+        Self { mounts, ..self }
+    }
+
+    /// Which folder it is.
+    pub fn id(&self) -> RootId {
         self.id
     }
 
     /// Fails if another directory, or none, stands at the path now: it was renamed, replaced or unmounted.
     pub fn verify(&self) -> io::Result<()> {
         let now = rustix::fs::stat(&self.path)?;
-        if (now.st_dev, now.st_ino) == self.id {
+        // The numbers are not used again while the folder is held open.
+        if (now.st_dev, now.st_ino) == (self.id.dev, self.id.ino) {
             Ok(())
         } else {
             Err(io::Error::other("another directory stands at this path now (replaced, mounted over or unmounted)"))
         }
+    }
+
+    /// Whether the folder was removed, for which it had to be empty.
+    pub fn is_removed(&self) -> io::Result<bool> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_nlink == 0)
     }
 
     /// Opens a directory beneath the root; the empty path is the root itself.
@@ -133,21 +176,19 @@ impl Root {
 
     /// What the filesystem of something beneath the root can be relied on for: another one may be mounted there.
     fn kind_of(&self, fd: &OwnedFd) -> io::Result<FsKind> {
-        if rustix::fs::fstat(fd)?.st_dev == self.id.0 { Ok(self.kind) } else { FsKind::of(fd) }
+        if rustix::fs::fstat(fd)?.st_dev == self.id.dev { Ok(self.kind) } else { FsKind::of(fd) }
     }
 
     /// Remembers that another filesystem is mounted at `rel`; without it, nothing beneath is known to be absent.
     pub fn note_mount(&self, rel: &Path, dir: &Dir) -> io::Result<()> {
         let dev = dir.device()?;
-        let mut mounts = self.mounts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner);
         let above = mounts
             .iter()
             .rev()
             .find(|(mount, _)| rel != *mount && rel.starts_with(mount))
-            .map_or(self.id.0, |(_, dev)| *dev);
-        if dev == above {
-            mounts.remove(rel);
-        } else {
+            .map_or(self.id.dev, |(_, dev)| *dev);
+        if dev != above {
             mounts.insert(rel.to_owned(), dev);
         }
         Ok(())
@@ -158,13 +199,16 @@ impl Root {
         if let Err(error) = self.verify() {
             return Look::Unknown(error);
         }
-        let mounts = self.mounts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         for (mount, dev) in mounts.iter().filter(|(mount, _)| rel.starts_with(mount)) {
             match self.dir(mount).and_then(|dir| dir.device()) {
                 Ok(now) if now == *dev => {}
-                Ok(_) => return Look::Unknown(io::Error::other(format!("{} is no longer mounted", mount.display()))),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Look::Unknown(error),
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Look::Unknown(error),
+                // Whoever unmounts may remove the folder of the mount too.
+                Ok(_) | Err(_) => {
+                    let mount = mount.display();
+                    return Look::Unknown(io::Error::other(format!("what was mounted at {mount} is not there now")));
+                }
             }
         }
         Look::Absent
@@ -195,9 +239,6 @@ impl Look {
 
 impl Seen {
     fn of(stat: &Statx, kind: FsKind) -> Self {
-        let nanos = |time: rustix::fs::StatxTimestamp| {
-            time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
-        };
         Self {
             generation: Generation {
                 ino: kind.stable_ids.then_some(stat.stx_ino),
@@ -211,6 +252,10 @@ impl Seen {
             nlink: stat.stx_nlink,
         }
     }
+}
+
+fn nanos(time: rustix::fs::StatxTimestamp) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }
 
 fn stat_fd(fd: impl AsFd, flags: AtFlags) -> io::Result<Statx> {

@@ -11,6 +11,7 @@ use std::path::Path;
 use super::assess::{Assessment, assess};
 use super::marked::{Marked, marked};
 use crate::config::OnSuccess;
+use crate::crash;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
@@ -111,7 +112,9 @@ impl<'a> Desk<'a> {
                 },
             },
             Look::Directory => Inspection::Directory,
-            Look::Absent if job.is_some_and(|job| job.minds_absence()) => Inspection::Gone,
+            Look::Absent if job.is_some_and(|job| job.minds_absence() && self.folder.can_tell(&job)) => {
+                Inspection::Gone
+            }
             Look::Absent | Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
@@ -215,6 +218,9 @@ impl<'a> Desk<'a> {
                     Adoption::No => None,
                 };
                 if let Some((sha256, sidecar)) = adopted {
+                    // It may have been written right before a crash.
+                    dir.sync()?;
+                    crash::point("intake.adopting");
                     return Ok(Decision::Record(Event::Adopt {
                         generation: settled,
                         sha256,

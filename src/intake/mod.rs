@@ -37,12 +37,14 @@ use self::select::Selector;
 use self::settle::Settling;
 use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
+use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
 use crate::folder::{Availability, Folder};
-use crate::fs::{Root, base_name};
+use crate::fs::{Mounts, Root, RootId, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
+use crate::meters::meters;
 use crate::show::Shown;
 use crate::sidecar;
 
@@ -82,6 +84,8 @@ pub struct Intake {
     never_said: bool,
     /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
     mounted: bool,
+    /// What was mounted beneath the root when it was open last.
+    mounts: Option<(RootId, Mounts)>,
 }
 
 /// How new files of a root are noticed.
@@ -102,6 +106,14 @@ impl Backend {
                 Self::Poll("a network filesystem raises no events for changes by others")
             }
             Detect::Auto | Detect::Events => Self::Events,
+        }
+    }
+
+    /// Why it polls, if it does.
+    fn polls(self) -> Option<&'static str> {
+        match self {
+            Self::Events => None,
+            Self::Poll(why) => Some(why),
         }
     }
 
@@ -136,6 +148,7 @@ impl Intake {
             unsure_said: false,
             never_said: false,
             mounted: false,
+            mounts: None,
         }
     }
 
@@ -161,12 +174,20 @@ impl Intake {
     async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let (watch, roots, was_mounted) = (self.folder.watch.clone(), self.roots.clone(), self.mounted);
+            let (folder, roots, was_mounted) = (self.folder.clone(), self.roots.clone(), self.mounted);
+            let mounts = self.mounts.clone();
             let opened = blocking(move || {
-                let root = Root::open(&watch.path)?;
+                let watch = &folder.watch;
+                let mut root = Root::open(&watch.path)?;
+                if let Some((id, mounts)) = mounts
+                    && id == root.id()
+                {
+                    root = root.with_mounts(mounts);
+                }
                 let top = root.dir(Path::new(""))?;
                 let mounted = top.device()? != top.above()?.device()?;
-                if was_mounted && !mounted {
+                // The folder beneath a mount shows; one that was served before is no stranger.
+                if was_mounted && !mounted && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
                 // A root that cannot be listed cannot be served either.
@@ -184,6 +205,14 @@ impl Intake {
             match outcome {
                 Ok((root, mounted, in_use)) => {
                     self.mounted = mounted;
+                    self.mounts = Some((root.id(), root.mounts()));
+                    if self.folder.opened(&root, unix_millis()) {
+                        tracing::warn!(
+                            watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path),
+                            "another folder stands at this path than before; what is served is this one, and files of the \
+                             one before that are not in it are unknown, not gone, until it is back or the daemon restarts"
+                        );
+                    }
                     self.folder.set_availability(Availability::Open(root.clone()));
                     return (root, in_use);
                 }
@@ -220,6 +249,9 @@ impl Intake {
             let look_at = self.settling.next_due().map(|due| self.started + due);
             tokio::select! {
                 round = rounds.ended() => {
+                    if round.report.no_descriptors {
+                        rounds.rescan();
+                    }
                     if round.report.exhausted && backend == Backend::Events {
                         backend = self.fall_back(&WatchError::Exhausted);
                         rounds.set_interval(backend.interval(&watch));
@@ -245,7 +277,13 @@ impl Intake {
                 }
                 () = self.folder.rescan_asked_for() => rounds.rescan_now(),
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
-                Some(rel) = found.recv(), if !self.settling.is_full() => { self.notice(&rel); }
+                Some(rel) = found.recv(), if !self.settling.is_full() => {
+                    // The first walk is not about events that were missed.
+                    if self.folder.is_scanned() && self.settling.quiet(&rel).is_none() {
+                        meters().files_found_by_scan.with_label_values(&[&watch.name]).inc();
+                    }
+                    self.notice(&rel);
+                }
                 () = sleep_until(look_at) => {
                     for folder in self.settle(&root).await? {
                         rounds.appeared(folder);
@@ -253,9 +291,15 @@ impl Intake {
                 }
                 _ = root_check.tick() => {
                     let checked = root.clone();
-                    match timeout(ROOT_TIMEOUT, blocking(move || checked.verify())).await {
+                    let check = move || checked.verify().map_err(|error| (error, checked.is_removed()));
+                    match timeout(ROOT_TIMEOUT, blocking(check)).await {
                         Ok(Ok(())) => {}
-                        Ok(Err(error)) => return Ok(error.to_string()),
+                        Ok(Err((error, removed))) => {
+                            if removed.unwrap_or(false) {
+                                self.folder.removed();
+                            }
+                            return Ok(error.to_string());
+                        }
                         Err(_) => return Ok(DOES_NOT_ANSWER.into()),
                     }
                 }
@@ -273,6 +317,7 @@ impl Intake {
                 Err(error) => backend = self.fall_back(&error),
             }
         }
+        self.folder.set_polls(backend.polls());
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(root.path()), filesystem = %root.kind().name, ?backend,
             "watching"
@@ -294,7 +339,9 @@ impl Intake {
 
     fn fall_back(&self, error: &WatchError) -> Backend {
         tracing::warn!(watch = %self.folder.watch.name, %error, "falling back to polling for this watch");
-        Backend::Poll("watches ran out")
+        let backend = Backend::Poll("watches ran out");
+        self.folder.set_polls(backend.polls());
+        backend
     }
 
     fn walked(&self, report: &Report) {

@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::scan::{Report, Walker};
 use super::sleep_until;
 use crate::blocking::joined;
+use crate::meters::meters;
 
 /// Parts that may wait for their walk; beyond it one walk of everything does.
 const MAX_PARTS: usize = 256;
@@ -27,6 +28,8 @@ pub struct Rounds {
     parts: Vec<PathBuf>,
     /// When the whole is walked next; during a walk, whether another was asked for meanwhile.
     next: Option<Instant>,
+    /// Why, for metrics.
+    reason: &'static str,
     /// When a walk of the whole last ended.
     last: Option<Instant>,
 }
@@ -43,7 +46,16 @@ pub struct Round {
 impl Rounds {
     /// The first walk is due at once.
     pub fn new(walker: Walker, interval: Duration) -> Self {
-        Self { walker, interval, whole: None, part: None, parts: Vec::new(), next: Some(Instant::now()), last: None }
+        Self {
+            walker,
+            interval,
+            whole: None,
+            part: None,
+            parts: Vec::new(),
+            next: Some(Instant::now()),
+            reason: "start",
+            last: None,
+        }
     }
 
     /// From now on the whole is walked this often.
@@ -56,11 +68,15 @@ impl Rounds {
     pub fn rescan(&mut self) -> bool {
         let before = self.next;
         self.not_later_than(self.last.map_or_else(Instant::now, |last| last + RESCAN_GAP));
+        if self.next != before {
+            self.reason = "events-lost";
+        }
         self.next != before
     }
 
     /// Somebody asked for it: walks the whole as soon as no walk of it is under way.
     pub fn rescan_now(&mut self) {
+        self.reason = "operator";
         self.not_later_than(Instant::now());
     }
 
@@ -93,6 +109,8 @@ impl Rounds {
             }
             if self.whole.is_none() && self.next.is_some_and(|next| next <= Instant::now()) {
                 self.next = None;
+                let reason = std::mem::replace(&mut self.reason, "interval");
+                meters().rescans.with_label_values(&[&self.walker.folder.watch.name, reason]).inc();
                 let walker = self.walker.clone();
                 self.whole = Some(spawn_blocking(move || walker.walk(Path::new(""))));
             }

@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
@@ -58,8 +59,14 @@ pub struct Report {
     pub unknown: u64,
     /// Watches ran out: the root must be polled.
     pub exhausted: bool,
+    /// This process had no descriptors left for some of it: another walk is due soon.
+    pub no_descriptors: bool,
     /// Intake went away: the walk was cut short.
     pub stopped: bool,
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 impl Walker {
@@ -76,6 +83,7 @@ impl Walker {
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !rel.as_os_str().is_empty() => {}
                 Err(error) => {
                     report.unreadable += 1;
+                    report.no_descriptors |= is_out_of_descriptors(&error);
                     tracing::warn!(
                         watch = %self.folder.watch.name, path = %Shown(&rel), %error,
                         "cannot list this folder; what is in it is unknown until it can be read"
@@ -111,7 +119,12 @@ impl Walker {
                 None => match self.root.look(&path) {
                     Look::File(_) => EntryKind::File,
                     Look::Directory => EntryKind::Directory,
-                    Look::Special | Look::Absent | Look::Unknown(_) => EntryKind::Special,
+                    Look::Unknown(error) => {
+                        report.unknown += 1;
+                        report.no_descriptors |= is_out_of_descriptors(&error);
+                        EntryKind::Special
+                    }
+                    Look::Special | Look::Absent => EntryKind::Special,
                 },
             };
             match kind {

@@ -12,6 +12,9 @@ use crate::sidecar;
 /// Deepest nesting of folders that is walked into; a path this deep is a mistake or an attack.
 pub const MAX_DEPTH: usize = 128;
 
+/// Longest path that a system call takes, in bytes, with the NUL that ends it.
+const PATH_MAX: usize = 4096;
+
 /// Names that editors, browsers and systems leave while they work; compared without regard to case.
 const JUNK_NAMES: &[&str] = &["thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information"];
 /// Beginnings of such names: hidden files and folders, and the lock files of office programs.
@@ -37,7 +40,7 @@ pub enum Skip {
     NotIncluded,
     /// In a folder, and the watch is not recursive.
     NotRecursive,
-    /// Nested deeper than [`MAX_DEPTH`].
+    /// Nested deeper than [`MAX_DEPTH`], or of a path that no system call takes.
     TooDeep,
 }
 
@@ -84,6 +87,9 @@ impl Selector {
         if sidecar::is_output(crate::fs::base_name(rel)) {
             return Err(Skip::Output);
         }
+        if rel.as_os_str().len() >= PATH_MAX {
+            return Err(Skip::TooDeep);
+        }
         if self.marker.as_ref().is_some_and(|marker| marker.input_of(crate::fs::base_name(rel)).is_some()) {
             return Err(Skip::Marker);
         }
@@ -122,7 +128,7 @@ impl Selector {
                 return Err(Skip::Junk);
             }
         }
-        if depth > MAX_DEPTH { Err(Skip::TooDeep) } else { Ok(()) }
+        if depth > MAX_DEPTH || rel.as_os_str().len() >= PATH_MAX { Err(Skip::TooDeep) } else { Ok(()) }
     }
 }
 

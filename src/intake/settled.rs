@@ -10,8 +10,9 @@ use super::{Intake, QUIET_UNSURE};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::fs::Root;
-use crate::job::{Event, FileKey};
+use crate::job::{Event, FileKey, Job, JobState};
 use crate::journal::Failure;
+use crate::meters::meters;
 use crate::show::Shown;
 
 /// Paths looked at in one go.
@@ -72,6 +73,11 @@ impl Intake {
             (decided, desk.unsure())
         });
         let (decided, unsure) = decided.await;
+        if unsure.is_none()
+            && decided.iter().any(|(decision, _)| matches!(decision, Decision::Record(_) | Decision::Writing))
+        {
+            self.folder.set_writers(Ok(()));
+        }
         // Where a marker says that a file is whole, nobody needs to be told that the kernel does not.
         if let Some(why) = unsure
             && self.folder.watch.done_marker.is_none()
@@ -106,12 +112,16 @@ impl Intake {
         }
         let watch = self.folder.watch.id;
         let rels: Vec<PathBuf> = events.iter().map(|(rel, _)| rel.clone()).collect();
-        let events = events.into_iter().map(|(rel, event)| (FileKey::new(watch, &rel), rel, event)).collect();
+        let events: Vec<_> = events.into_iter().map(|(rel, event)| (FileKey::new(watch, &rel), rel, event)).collect();
+        let kinds: Vec<_> = events.iter().map(|(_, _, event)| event.name()).collect();
         let outcomes = self.journal.apply_all(events).await?;
         let now = self.started.elapsed();
-        for (rel, outcome) in rels.into_iter().zip(outcomes) {
+        for ((rel, outcome), kind) in rels.into_iter().zip(outcomes).zip(kinds) {
             match outcome {
-                Ok(_) => self.settling.remove(&rel),
+                Ok(job) => {
+                    self.count(kind, &job);
+                    self.settling.remove(&rel);
+                }
                 // It moved on between the look and the commit: look again.
                 Err(refused) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %refused, "looking again");
@@ -132,7 +142,23 @@ impl Intake {
         }
     }
 
-    fn say_unsure(&mut self, why: &str) {
+    fn count(&self, event: &str, job: &Job) {
+        let watch = &self.folder.watch.name;
+        match event {
+            "admit" => {
+                let changed = job.generation.ctime_ns.unwrap_or_default().max(job.generation.mtime_ns);
+                let changed = u64::try_from(changed / 1_000_000).unwrap_or_default();
+                let delay = Duration::from_millis(job.admitted_at.saturating_sub(changed));
+                meters().detection_delay.observe(delay.as_secs_f64());
+            }
+            "adopt" => meters().file_ended(watch, "adopted"),
+            "gone" if job.state == JobState::Vanished => meters().file_ended(watch, "vanished"),
+            _ => {}
+        }
+    }
+
+    fn say_unsure(&mut self, why: &'static str) {
+        self.folder.set_writers(Err(why));
         if !std::mem::replace(&mut self.unsure_said, true) {
             tracing::warn!(
                 watch = %self.folder.watch.name, why, seconds = self.folder.watch.settle.unwrap_or(QUIET_UNSURE).as_secs_f64(),

@@ -39,6 +39,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("spool", Event::Spool { sha256, error: error.clone() }),
         ("finished", Event::Finished { warning: None, gone: false }),
         ("retry", Event::Retry { due: LATER, error: error.clone(), charged: true }),
+        ("refund", Event::Refund { attempts: 1, due: LATER }),
         ("changed", changed()),
         ("fail", Event::Fail { error: error.clone(), sidecar: None, charged: true }),
         ("block", Event::Block { due: LATER, error }),
@@ -85,6 +86,7 @@ const TABLE: &str = "
     spool                 .          .        spooled   .         .        .        .        .        .        .       .
     finished              .          .        .         done      .        .        .        .        .        .       done
     retry                 .          .        pending   .         .        .        .        .        .        .       .
+    refund                .          pending  sending   .         .        .        .        .        .       .       .
     changed               .          .        pending   .         .        .        .        .        .        .       .
     fail                  .          .        failed    .         .        .        .        .        .        .       .
     block                 .          .        blocked   .         .        .        .        .        .        .       .
@@ -158,6 +160,15 @@ fn only_charged_failures_and_deliveries_are_attempts() {
     }
     let delivered = events().into_iter().find(|(name, _)| *name == "delivered").unwrap().1;
     assert_eq!(after(&sending, delivered).attempts, 1);
+}
+
+#[test]
+fn a_refund_gives_back_no_more_than_was_charged_and_lets_a_pending_job_go_at_once() {
+    let charged = Job { attempts: 2, ..job(JobState::Pending { due: 9 * LATER }) };
+    let refunded = after(&charged, Event::Refund { attempts: 1, due: NOW });
+    assert_eq!((refunded.attempts, refunded.state), (1, JobState::Pending { due: NOW }));
+    let sending = Job { state: JobState::Sending, ..charged };
+    assert_eq!(after(&sending, Event::Refund { attempts: 3, due: NOW }).attempts, 0);
 }
 
 #[test]

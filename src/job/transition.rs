@@ -71,6 +71,13 @@ pub enum Event {
         /// Whether the file is to blame: only then an attempt is charged.
         charged: bool,
     },
+    /// Attempts were charged for what turned out not to be the file's fault.
+    Refund {
+        /// How many.
+        attempts: u32,
+        /// Earliest time of the next attempt, if it is not under way.
+        due: Millis,
+    },
     /// The file was no longer the generation that was admitted: back to settling, at no attempt.
     Changed {
         /// When to look at it again if settling does not bring a new generation before.
@@ -127,6 +134,7 @@ impl Event {
             Self::Spool { .. } => "spool",
             Self::Finished { .. } => "finished",
             Self::Retry { .. } => "retry",
+            Self::Refund { .. } => "refund",
             Self::Changed { .. } => "changed",
             Self::Fail { .. } => "fail",
             Self::Block { .. } => "block",
@@ -223,6 +231,15 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             }
             _ => return Err(refused),
         },
+        (Event::Refund { attempts, due }, Some(job)) => {
+            let attempts = job.attempts.saturating_sub(attempts);
+            let state = match job.state {
+                S::Pending { .. } => S::Pending { due },
+                S::Sending => S::Sending,
+                _ => return Err(refused),
+            };
+            (Job { state, attempts, ..job.clone() }, false)
+        }
         (Event::Changed { due, reason }, Some(job)) => match job.state {
             S::Sending => {
                 let changes = job.changes.saturating_add(1);

@@ -17,7 +17,9 @@ use super::record::{CodecError, Meta};
 use super::store::{ReadError, Store};
 use super::view::{Shared, Watch, sum};
 use super::{Failure, layout, record};
+use crate::crash;
 use crate::job::{self, Event, FileKey, Generation, Job, Refused, WatchId};
+use crate::meters::meters;
 use crate::panics;
 
 /// A batch takes no further operation once it has this many events.
@@ -119,10 +121,12 @@ impl Writer {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        self.shared.set_busy(Some(Instant::now()));
+        let began = Instant::now();
+        self.shared.set_busy(Some(began));
         let result = catch_unwind(AssertUnwindSafe(|| self.try_commit(works)))
             .unwrap_or_else(|panic| Err(Failure::Panicked { message: panics::message(panic.as_ref()).to_owned() }));
         self.shared.set_busy(None);
+        meters().journal_commit_duration.observe(began.elapsed().as_secs_f64());
         if let Err(failure) = &result {
             self.shared.fail(failure.clone());
         }
@@ -157,12 +161,14 @@ impl Writer {
         let batch = plan.batch(&meta).map_err(|error| read_failed(error.into()))?;
         let changed = plan.slots.into_iter().filter(|(_, slot)| slot.after.is_some());
         let before = changed.map(|(key, slot)| (key, slot.before)).collect();
+        crash::point("commit.begun");
         self.shared
             .with_view(|view| {
                 view.uncommitted = before;
                 self.store.db.apply_batch(batch)
             })
             .map_err(write_failed)?;
+        crash::point("commit.applied");
         self.store.make_durable().map_err(write_failed)?;
         self.sequence = meta.sequence;
         self.store.note(self.sequence);
@@ -171,6 +177,7 @@ impl Writer {
             view.watches = watches;
         });
         self.shared.bump();
+        crash::point("commit.answering");
         Ok(outcomes)
     }
 }

@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use uuid::Uuid;
 
 use super::open::OpenError;
+use crate::crash;
 
 /// The format of everything in the journal's directory. Raised when an older program could not read what we write.
 pub(super) const FORMAT: u32 = 2;
@@ -52,9 +53,13 @@ impl Home {
     pub(super) fn lock(dir: &Path) -> Result<Self, OpenError> {
         let failed = |source| OpenError::Io { path: dir.to_owned(), source };
         if !dir.is_dir() {
+            let missing: Vec<&Path> = dir.ancestors().take_while(|above| !above.is_dir()).collect();
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_dir(parent)?;
+            crash::point("state.made");
+            for made in missing.into_iter().rev() {
+                if let Some(parent) = made.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                    sync_dir(parent)?;
+                }
             }
         }
         let path = dir.join(LOCK);
@@ -130,17 +135,37 @@ impl Home {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(OpenError::Io { path: id, source }),
             _ => sync_dir(&self.dir)?,
         }
+        crash::point("journal.id-gone");
         match DirBuilder::new().mode(0o700).create(&journal) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                 Err(OpenError::Io { path: journal, source })
             }
-            _ => sync_dir(&self.dir),
+            _ => {
+                crash::point("journal.directory-made");
+                sync_dir(&self.dir)
+            }
         }
     }
 
-    /// Makes the names in the journal's directory durable.
+    /// Makes durable what stands in the journal's directory, and its names: sled writes a file that tells how to read the
+    /// others, `conf`, and never syncs it. Torn by a power cut it would make a whole journal unreadable.
     pub(super) fn sync(&self) -> Result<(), OpenError> {
-        sync_dir(&self.journal())?;
+        let journal = self.journal();
+        let failed = |source| OpenError::Io { path: journal.clone(), source };
+        for entry in fs::read_dir(&journal).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let synced = match fs::symlink_metadata(&path) {
+                Ok(found) if found.is_file() => File::open(&path).and_then(|file| file.sync_all()),
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match synced {
+                // sled removes its old snapshots when it likes.
+                Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(OpenError::Io { path, source }),
+                _ => {}
+            }
+        }
+        sync_dir(&journal)?;
         sync_dir(&self.dir)
     }
 
@@ -158,6 +183,7 @@ impl Home {
             if name.to_str().is_some_and(|name| name.starts_with("snap.") && name.ends_with(".generating")) {
                 tracing::warn!(file = %entry.path().display(), "moving an unfinished snapshot out of the journal");
                 fs::rename(entry.path(), self.dir.join(ASIDE)).map_err(failed(&entry.path()))?;
+                crash::point("journal.snapshot-moved");
             }
         }
         sync_dir(&journal)
@@ -177,6 +203,7 @@ impl Home {
             .find(|target| fs::symlink_metadata(target).is_err())
             .ok_or_else(|| OpenError::Io { path: self.journal(), source: io::ErrorKind::AlreadyExists.into() })?;
         fs::rename(self.journal(), &target).map_err(|source| OpenError::Io { path: target.clone(), source })?;
+        crash::point("journal.quarantined");
         sync_dir(&self.dir)?;
         Ok(target)
     }
@@ -254,12 +281,18 @@ impl Home {
         let (path, new) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
         let replace = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            crash::point("state-file.created");
             writeln!(file, "{text}")?;
+            crash::point("state-file.written");
             file.sync_all()?;
+            crash::point("state-file.synced");
             fs::rename(&new, &path)
         };
         replace().map_err(|source| OpenError::Io { path: path.clone(), source })?;
-        sync_dir(&self.dir)
+        crash::point("state-file.renamed");
+        sync_dir(&self.dir)?;
+        crash::point("state-file.durable");
+        Ok(())
     }
 }
 

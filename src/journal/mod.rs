@@ -33,8 +33,8 @@
 //!
 //! # Opening
 //! Lock; format; unfinished snapshots moved aside; sled opened with panics caught, as long as there is reason to wait;
-//! every row read and compared with everything that is written twice. What fails there is quarantined, except for errors
-//! of the operating system.
+//! every row read and compared with everything that is written twice; every file and name synced, for sled does not sync
+//! all of its own. What fails there is quarantined, except for errors of the operating system.
 //!
 //! An open that computes without an end cannot be ended from outside. It leaves the mark `journal.suspect`, the daemon
 //! ends, and the next start quarantines, if the database is still the file that the mark describes. What is measured is
@@ -258,6 +258,11 @@ impl Journal {
     /// Changes after each durable commit.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.shared.changes.subscribe()
+    }
+
+    /// Why nothing more is accepted, if that is so.
+    pub fn failure(&self) -> Option<Failure> {
+        self.inner.shared.failure()
     }
 
     /// Resolves when a commit failed or is overdue: the daemon must stop. Never resolves for a journal that was closed.

@@ -19,6 +19,7 @@ use super::layout;
 use super::patience::{Overdue, Patience};
 use super::record::{self, Meta};
 use super::store::{ReadError, Store, SyncFile};
+use crate::crash;
 use crate::job::Counters;
 use crate::panics;
 
@@ -134,6 +135,7 @@ impl Ways {
 /// Opens the journal of a state directory, or a new one.
 pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Content, Opened), OpenError> {
     let home = Arc::new(Home::lock(state_dir)?);
+    crash::point("journal.locked");
     home.check_format()?;
     let mut quarantined = None;
     if home.is_suspect()? {
@@ -169,6 +171,7 @@ pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Conten
     let meta = Meta { id: Uuid::new_v4(), sequence: 0, totals: Counters::default() };
     let row = record::encode_meta(&meta).map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
     db.insert(layout::META, row).map_err(|error| unusable(&home, blame(&home.journal(), error.into())))?;
+    crash::point("journal.meta-inserted");
     let store = Store::new(db, ways.sync_file, home, meta.id, meta.sequence)?;
     // Last: where this copy is and the journal's own is not, a journal was lost.
     store.home.write_id(meta.id)?;
@@ -185,6 +188,8 @@ fn open_existing(home: &Arc<Home>, ways: &Ways) -> Result<Option<(sled::Db, Uuid
             return Err(Trouble::Damage("it is not the journal that was here before".to_owned()));
         }
         (Some(id), Id::Missing | Id::Unreadable) => {
+            // What a killed process wrote into the journal need not be durable yet, and the copy is to be the later one.
+            home.sync()?;
             home.write_id(id)?;
             id
         }
@@ -221,6 +226,7 @@ fn open_in_time(home: &Arc<Home>, ways: &Ways) -> Result<(sled::Db, Content), Tr
 /// Opens the database and reads all of it. Damage shows as an error or as a panic.
 fn open_checked(dir: &Path) -> Result<(sled::Db, Content), Trouble> {
     let db = caught(dir, || open_db(dir).map_err(Fault::from))?;
+    crash::point("journal.database-opened");
     match caught(dir, || check::examine(&db)) {
         Ok(content) => Ok((db, content)),
         Err(trouble) => {

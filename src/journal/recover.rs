@@ -6,6 +6,7 @@ use std::ops::AddAssign;
 
 use super::commit::{GROUP_LIMIT, Work};
 use super::{Failure, Journal};
+use crate::crash;
 use crate::job::{Event, JobState, Millis, WatchId};
 
 /// What [`Journal::recover`] did.
@@ -63,6 +64,7 @@ impl Journal {
                 events.push((key, job.path, Event::Recover { at: now, watched }));
             }
             self.apply_all(events).await?;
+            crash::point("recover.page");
         }
     }
 }

@@ -13,6 +13,7 @@ use super::home::{Home, Sequence};
 use super::layout::{self, Key};
 use super::open::OpenError;
 use super::record::{self, CodecError};
+use crate::crash;
 use crate::job::{FileKey, Job, Millis, WatchId};
 
 /// Makes what was written through any handle of a file durable. A parameter, so that a test can let it fail.
@@ -63,13 +64,17 @@ impl Store {
         // Only now: what the note says must be durable before it is said.
         let sequence = home.follow(id, commit)?;
         home.sync()?;
+        crash::point("journal.names-durable");
         Ok(Self { db, file, sync_file, sequence, home })
     }
 
     /// Makes every applied batch survive a power cut: sled's own flush only reaches the page cache.
     pub(super) fn make_durable(&self) -> Result<(), sled::Error> {
         self.db.flush()?;
-        (self.sync_file)(&self.file).map_err(sled::Error::Io)
+        crash::point("journal.flushed");
+        (self.sync_file)(&self.file).map_err(sled::Error::Io)?;
+        crash::point("journal.synced");
+        Ok(())
     }
 
     /// Notes beside the journal that this batch is durable. Costs no wait for the disk; a failure harms nothing but

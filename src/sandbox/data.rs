@@ -15,7 +15,7 @@ use super::engine::{Engine, TaskRef};
 use super::faults::Effect;
 use super::lane::{Lane, Object, Summary};
 use super::records::{Delivery, OpenRecord, WriteRecord};
-use super::task::{Grant, Pipe};
+use super::task::{Grant, Pipe, TaskState};
 
 /// A payload above this is hashed on a blocking thread, so that it does not hold up the other requests.
 const HASH_INLINE: usize = 1024 * 1024;
@@ -37,6 +37,11 @@ pub(super) async fn process(engine: &Arc<Engine>, call: &Call<'_>) -> Answer {
     if call.frame + RESERIALISED_GROWTH > engine.options.max_message {
         engine.same(&task, super::task::Task::lose_pipes);
         return Answer::refused("Could not send request");
+    }
+    if call.effect == Some(&Effect::KillTask) {
+        pause(call.delay).await;
+        engine.set_state(&task, TaskState::Completed);
+        return Answer::Silence;
     }
     match call.text("subcommand") {
         Some("open") => open(engine, call, &task).await,

@@ -41,6 +41,9 @@ pub enum Effect {
     },
     /// A close is answered with somebody else's `objectId`.
     WrongObjectId,
+    /// The task dies over a data request, with every pipe it has: nothing in flight is ever answered. Other requests are
+    /// processed.
+    KillTask,
     /// The connection is closed with this `WebSocket` code; the request is not processed.
     Close {
         /// For example 1009, 1011 or 1012.

@@ -27,6 +27,7 @@ pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation, Millis};
+use crate::show::Shown;
 
 /// How many names are tried when strangers' files stand at ours.
 const MAX_ALTERNATIVES: u32 = 9;
@@ -104,7 +105,10 @@ pub fn find(dir: &Dir, input: &OsStr, kind: Kind, identity: &Identity) -> io::Re
     free.map(Place::Free).ok_or_else(|| {
         io::Error::new(
             io::ErrorKind::AlreadyExists,
-            format!("files of others stand at every name from {} on; remove them", name_of(input, kind, 1).display()),
+            format!(
+                "files of others stand at every name from {} on; remove them",
+                Shown(name_of(input, kind, 1).as_ref())
+            ),
         )
     })
 }

@@ -161,6 +161,7 @@ async fn whatever_is_removed_was_delivered_however_often_it_is_replaced() {
     let standing = files(&host.inbox());
     let standing: HashSet<_> =
         standing.iter().map(|rel| sha256(std::fs::read(host.inbox().join(rel)).unwrap())).collect();
+    assert!(!files(&host.inbox()).iter().any(|name| name.starts_with(".rri-")), "{:?}", files(&host.inbox()));
     let lost: Vec<_> = gone.iter().filter(|hash| !delivered.contains(*hash) && !standing.contains(*hash)).collect();
     assert!(lost.is_empty(), "{} of {} contents were removed unsent", lost.len(), gone.len());
 }
@@ -218,6 +219,7 @@ async fn a_result_is_never_more_readable_than_its_input() {
         // To their owner they are writable: they may be replaced.
         assert_eq!(result & !(mode | 0o600), 0, "{result:o} for {mode:o}");
         assert_eq!(result & 0o600, 0o600, "{result:o} for {mode:o}");
+        assert_eq!(result & 0o022, 0, "nobody else makes it say what was never delivered: {result:o} for {mode:o}");
     }
     drop(engine);
 }
@@ -264,4 +266,65 @@ async fn a_node_that_fails_is_quoted_in_the_error_file_and_removing_that_retries
     daemon.stop().await;
     assert!(host.error("a.txt").is_none());
     assert_eq!(engine.deliveries().iter().filter(|delivery| delivery.complete()).count(), 1);
+}
+
+/// Delivers `a.txt` once, so that the hidden name of its post-action is known, puts something there, and drops it again.
+async fn with_something_at_the_hidden_name(
+    extra: &str,
+    put: impl FnOnce(&Host, &Path),
+) -> (Host, Sandbox, Daemon, PathBuf) {
+    let (host, engine, daemon) = running(extra).await;
+    host.write("in/a.txt", "first");
+    wait_for("the input to go", || engine.delivered() == 1 && !host.inbox().join("a.txt").exists()).await;
+    let result = read_json(&host.inbox().join("a.txt.result.json"))
+        .or_else(|| read_json(&host.inbox().join("done/a.txt.result.json")));
+    let hidden = host.inbox().join(format!(".rri-{}", result.unwrap()["object_id"].as_str().unwrap()));
+    put(&host, &hidden);
+    host.write("in/a.txt", "second");
+    (host, engine, daemon, hidden)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_got_stuck_at_a_hidden_name_is_sent_and_hinders_nothing() {
+    for extra in ["on_success = \"delete\"", "on_success = { move = \"done\" }"] {
+        let put = |host: &Host, hidden: &Path| {
+            std::fs::rename(host.write("stuck", "somebody's only copy"), hidden).unwrap();
+        };
+        let (host, engine, daemon, hidden) = with_something_at_the_hidden_name(extra, put).await;
+        let none_left =
+            || files(&host.inbox()).iter().all(|name| name.starts_with("done/") || name.contains(".result."));
+        wait_for("all inputs to go", || engine.delivered() == 3 && none_left()).await;
+        assert!(!hidden.exists());
+        let sent: Vec<_> = engine.deliveries().into_iter().map(|delivery| delivery.sha256).collect();
+        assert!(sent.contains(&sha256("somebody's only copy")), "under a name of its own");
+        daemon.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_at_a_hidden_name_and_is_no_file_is_left_alone_and_said() {
+    let put = |host: &Host, hidden: &Path| symlink(host.write("outside", "outside"), hidden).unwrap();
+    let (host, engine, daemon, hidden) = with_something_at_the_hidden_name("on_success = \"delete\"", put).await;
+    daemon.logged("stands in the way, and is no file: remove it, then touch this file").await;
+    assert_eq!(std::fs::read_link(&hidden).unwrap(), host.path("outside"));
+    assert_eq!(std::fs::read_to_string(host.path("outside")).unwrap(), "outside");
+    assert!(host.inbox().join("a.txt").exists());
+    assert_eq!(engine.delivered(), 2, "delivered all the same");
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_move_whose_target_became_a_link_leads_nowhere_and_is_done_once_it_is_a_folder() {
+    let (host, engine, daemon) = running("on_success = { move = \"done\" }").await;
+    std::fs::create_dir(host.path("outside")).unwrap();
+    symlink(host.path("outside"), host.inbox().join("done")).unwrap();
+    host.write("in/a.txt", "a");
+    daemon.logged("no folder to move it to, in").await;
+    assert_eq!(std::fs::read_dir(host.path("outside")).unwrap().count(), 0);
+    assert_eq!(std::fs::read_to_string(host.inbox().join("a.txt")).unwrap(), "a");
+    std::fs::remove_file(host.inbox().join("done")).unwrap();
+    wait_for("the move", || files(&host.inbox()) == ["done/a.txt", "done/a.txt.result.json"]).await;
+    daemon.stop().await;
+    assert_eq!(std::fs::read_dir(host.path("outside")).unwrap().count(), 0);
+    assert_eq!(engine.delivered(), 1);
 }

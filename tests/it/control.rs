@@ -60,7 +60,7 @@ async fn status_says_whether_it_is_well_and_what_is_not() {
 async fn commands_need_the_socket_and_no_valid_configuration() {
     let (host, _engine, daemon) = running("").await;
     host.write("config.toml", "[server]\nurl = 3\n");
-    assert_eq!(host.output(&["status"]).0, 0, "$RUNTIME_DIRECTORY names the socket");
+    wait_for("a healthy daemon, by $RUNTIME_DIRECTORY", || host.output(&["status"]).0 == 0).await;
     let socket = host.path("admin.sock");
     let mut command = host.command(&["status"]);
     command.env_remove("RUNTIME_DIRECTORY").arg("--socket").arg(&socket);
@@ -225,5 +225,63 @@ async fn over_tcp_changes_need_the_token_and_strangers_sites_reach_nothing() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{head}\n{answer}");
     }
     assert!(!daemon.log().contains("let-me-in"), "{}", daemon.log());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_paused_sends_nothing_new_also_after_a_restart() {
+    let (host, engine, daemon) = running("").await;
+    let first = host.drop_files("first", 1);
+    host.all_have_results(&first).await;
+    for target in ["in", "pipeline:test"] {
+        assert_eq!(host.output(&["pause", target]).0, 0);
+    }
+    let second = host.drop_files("second", 2);
+    wait_for("the second ones to be journaled", || jobs(&host, &["--state", "pending"]).len() == 2).await;
+    daemon.stop().await;
+    let daemon = host.start();
+    wait_for("the socket", || host.output(&["status"]).0 == 0).await;
+    wait_for("the pipeline", || json(&host, &["status", "--json"]).1["pipelines"][0]["up"] == true).await;
+    let third = host.drop_files("third", 1);
+    wait_for("the third one", || jobs(&host, &["--state", "pending"]).len() == 3).await;
+    let (_, status) = json(&host, &["status", "--json"]);
+    assert!(status["watches"][0]["paused_since"].is_u64() && status["pipelines"][0]["paused_since"].is_u64());
+    assert!(second.iter().chain(&third).all(|name| host.result(name).is_none()));
+    assert_eq!(host.output(&["resume", "watch:in"]).0, 0);
+    assert!(jobs(&host, &["--state", "done"]).len() == 1, "its pipeline is paused still");
+    assert_eq!(host.output(&["resume"]).0, 0);
+    host.all_have_results(&second).await;
+    host.all_have_results(&third).await;
+    assert_sent_once(&engine, &[first, second, third].concat());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_learn_whether_it_lives_and_whether_it_can_work() {
+    let address = own_address();
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), &format!("[admin]\nlisten = \"{address}\""));
+    let daemon = host.start();
+    daemon.logged("status page are served").await;
+    let get = |path: &str| http(address, &format!("GET {path} HTTP/1.1\r\nHost: {address}"), "");
+    wait_for("readiness", || get("/readyz").starts_with("HTTP/1.1 200 ")).await;
+    let files = host.drop_files("f", 2);
+    host.all_have_results(&files).await;
+    let metrics = get("/metrics");
+    for line in [
+        "rocketride_ingest_files_total{outcome=\"delivered\",watch=\"in\"} 2",
+        "rocketride_ingest_jobs{state=\"failed\",watch=\"in\"} 0",
+        "rocketride_ingest_pipeline_up{pipeline=\"test\"} 1",
+        "rocketride_ingest_watch_up{watch=\"in\"} 1",
+        "rocketride_ingest_task_panics_total 0",
+        "rocketride_ingest_upload_duration_seconds_count 2",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    assert!(!metrics.contains("f0.txt"), "never a path as a label");
+    engine.abort().await;
+    wait_for("no readiness", || get("/readyz").starts_with("HTTP/1.1 503 ")).await;
+    assert!(get("/readyz").contains("every pipeline is down"));
+    assert!(get("/healthz").starts_with("HTTP/1.1 200 "), "a dead server is no reason for a restart");
     daemon.stop().await;
 }

@@ -1,19 +1,15 @@
 //! Faults of this host: folders that go and come, permissions, a full disk. They cost no attempt.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
+pub use crate::harness::is_root;
 use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, wait_for};
+pub use crate::mount::Mount;
 
 pub fn chmod(path: impl AsRef<Path>, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// Whether permissions can be tested: root gives the host to another user, anybody else is bound by them anyway.
-pub fn is_root() -> bool {
-    std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
 /// Starts the daemon as a user for whom permissions hold.
@@ -175,34 +171,6 @@ async fn where_no_result_can_be_written_nothing_is_sent_until_one_can() {
     host.assert_delivered_uncharged(&["sub/waits.txt".into()]);
     assert_sent_once(&engine, &["waits.txt".into()]);
     daemon.stop().await;
-}
-
-/// A small filesystem of its own at a path, while this lives. Mounting needs privileges that not every host grants.
-pub struct Mount(PathBuf);
-
-impl Mount {
-    /// What stands at one path, at another one too.
-    pub fn bind(what: &Path, at: PathBuf) -> Self {
-        assert!(Command::new("mount").arg("--bind").args([what, &at]).status().unwrap().success());
-        Self(at)
-    }
-
-    pub fn tmpfs(at: PathBuf, options: &str) -> Option<Self> {
-        let mut mount = Command::new("mount");
-        let mounted = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&at).status();
-        if mounted.is_ok_and(|status| status.success()) {
-            return Some(Self(at));
-        }
-        eprintln!("skipped: this host does not let the tests mount a filesystem");
-        None
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // Lazily: a daemon that a failing test leaves may still look into it.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -258,6 +258,8 @@ async fn a_file_that_changed_meanwhile_is_sent_after_the_result_of_what_it_was_i
     host.write("in/sub/a.txt", "another content");
     placed(&host).await;
     wait_for("the new result", || host.result("sub/a.txt").unwrap()["sha256"] == sha256("another content")).await;
+    // The result stands there a moment before the log says so.
+    daemon.logged("\"message\":\"delivered\"").await;
     let log = daemon.log();
     let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
     assert!(at(PLACED) < at("\"message\":\"delivered\""), "the older one first");

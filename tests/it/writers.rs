@@ -4,9 +4,10 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
-use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
+use rocketride_ingest::sandbox::{Delivery, Effect, Rule, Sandbox};
 
 use crate::harness::{Daemon, Host, delivered_as, delivered_names, engine, sha256, wait_for, writers_are_seen};
 
@@ -265,4 +266,196 @@ async fn links_pipes_and_sockets_are_ignored_and_block_nothing() {
     sentinel(&host, "sub/sentinel").await;
     daemon.stop().await;
     assert_eq!(delivered_names(&engine), ["plain.txt", "sentinel"]);
+}
+
+/// Writes bytes into a shared mapping of a file whose descriptor is closed, at each line on standard input, into pages
+/// that are dirty already.
+const MAPPER: &str = r#"
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+mapped = mmap.mmap(fd, 0)
+os.close(fd)
+mapped[0] = 1
+print("mapped", flush=True)
+for line in sys.stdin:
+    mapped[1] = mapped[1] ^ 0xFF
+    print("stored", flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_has_mapped_is_not_committed_before_it_is_unmapped() {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Command, Stdio};
+    let (host, engine) = (Host::new(), engine().await);
+    if !writers_are_seen(&host) {
+        eprintln!("skipped: the kernel tells nothing of writers here");
+        return;
+    }
+    let path = host.write("mapped", vec![7; 8192]);
+    let mut mapper = Command::new("python3");
+    mapper.args(["-c", MAPPER]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let Ok(mut mapper) = mapper.spawn() else {
+        eprintln!("skipped: no python3 to map a file with");
+        return;
+    };
+    let mut said = BufReader::new(mapper.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "mapped");
+    host.configure(&engine.uri(), "");
+    let daemon = host.start();
+    daemon.logged("\"message\":\"ready\"").await;
+    std::fs::rename(&path, host.inbox().join("f.bin")).unwrap();
+    let modified = || std::fs::metadata(host.inbox().join("f.bin")).unwrap().modified().unwrap();
+    let before = modified();
+    sentinel(&host, "meanwhile").await;
+    writeln!(mapper.stdin.as_ref().unwrap(), "store").unwrap();
+    assert_eq!(said.next().unwrap().unwrap(), "stored");
+    assert_eq!(modified(), before, "the times tell nothing");
+    sentinel(&host, "later").await;
+    assert!(delivered_as(&engine, "f.bin").is_empty(), "it is still mapped");
+    drop(mapper.stdin.take());
+    assert!(mapper.wait().unwrap().success());
+    let mut content = vec![7; 8192];
+    (content[0], content[1]) = (1, 7 ^ 0xFF);
+    has_result(&host, "f.bin", &content).await;
+    daemon.stop().await;
+    assert_eq!(delivered_as(&engine, "f.bin").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_written_for_ever_is_never_committed_costs_nothing_and_holds_up_nobody() {
+    let engine = engine().await;
+    let (host, daemon) = slow_uploads(&engine).await;
+    let path = host.inbox().join("f.bin");
+    let mut content = large(1);
+    // Each piece comes after the file has settled, by a writer that closes it: its upload is under way then.
+    for n in 0..3u8 {
+        std::fs::write(&path, &content).unwrap();
+        wait_for("an upload", || engine.opens().iter().filter(|open| open.name == "f.bin").count() > usize::from(n))
+            .await;
+        wait_for("a write", || !engine.writes().is_empty()).await;
+        content.extend_from_slice(b"more");
+    }
+    let closed = daemon.messages("settles again").len();
+    assert!(closed >= 2, "{closed}");
+    for n in 0..20 {
+        std::fs::write(&path, &content).unwrap();
+        content.extend_from_slice(b"more");
+        if n == 10 {
+            host.write("in/other.txt", "other");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    has_result(&host, "other.txt", b"other").await;
+    assert!(delivered_as(&engine, "f.bin").is_empty());
+    std::fs::write(&path, &content).unwrap();
+    has_result(&host, "f.bin", &content).await;
+    daemon.stop().await;
+    assert_eq!(host.result("f.bin").unwrap()["attempts"], 1, "changes cost no attempt");
+    assert_eq!(delivered_as(&engine, "f.bin").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_truncated_during_its_upload_is_not_committed_and_arrives_as_it_is_at_the_end() {
+    let engine = engine().await;
+    let (host, daemon) = slow_uploads(&engine).await;
+    upload_begins(&host, &engine, &large(1)).await;
+    let file = OpenOptions::new().write(true).open(host.inbox().join("f.bin")).unwrap();
+    file.set_len(70_000).unwrap();
+    drop(file);
+    has_result(&host, "f.bin", &large(1)[..70_000]).await;
+    daemon.stop().await;
+    let hashes: Vec<_> = engine.deliveries().into_iter().map(|delivery| delivery.sha256).collect();
+    assert_eq!(hashes, [sha256(&large(1)[..70_000])]);
+    assert_eq!(host.result("f.bin").unwrap()["attempts"], 1, "a change costs no attempt");
+}
+
+/// Another file comes to the place of `f.txt`, as `how` says, while the pipeline is down and the first one waits.
+async fn replaced_while_it_waits(how: impl FnOnce(&Host, &Path)) {
+    let (host, engine) = (Host::new(), engine().await);
+    let login = engine.faults().add(Rule::command("auth", Effect::Hang));
+    host.configure_with(&engine.uri(), "request_timeout = \"1s\"", "");
+    let daemon = host.start();
+    let path = host.write("in/f.txt", "old content");
+    // Long enough to settle; the pipeline is not to be had.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    how(&host, &path);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(engine.opens().len(), 0);
+    engine.faults().remove(login);
+    has_result(&host, "f.txt", b"new content").await;
+    daemon.stop().await;
+    let hashes: Vec<_> = engine.deliveries().into_iter().map(|delivery| delivery.sha256).collect();
+    assert_eq!(hashes, [sha256("new content")], "what was replaced unsent is gone, and nothing stands for it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_replaced_while_it_waits_arrives_as_the_new_one() {
+    // By rename.
+    replaced_while_it_waits(|host, path| {
+        std::fs::rename(host.write("new", "new content"), path).unwrap();
+    })
+    .await;
+    // As `cp -p`: the same inode, size and times.
+    replaced_while_it_waits(|_, path| {
+        let modified = std::fs::metadata(path).unwrap().modified().unwrap();
+        std::fs::write(path, "new content").unwrap();
+        OpenOptions::new().write(true).open(path).unwrap().set_modified(modified).unwrap();
+    })
+    .await;
+    // Deleted and created again.
+    replaced_while_it_waits(|_, path| {
+        std::fs::remove_file(path).unwrap();
+        std::fs::write(path, "new content").unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivered_file_over_which_another_one_is_copied_with_its_times_is_sent_again() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "");
+    let daemon = host.start();
+    let path = host.write("in/f.txt", "content 1");
+    has_result(&host, "f.txt", b"content 1").await;
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    std::fs::write(&path, "content 2").unwrap();
+    OpenOptions::new().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    has_result(&host, "f.txt", b"content 2").await;
+    daemon.stop().await;
+    assert_eq!(delivered_as(&engine, "f.txt").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_one_file_are_delivered_each_and_removed_each() {
+    for after in ["keep", "delete"] {
+        let (host, engine) = (Host::new(), engine().await);
+        host.configure(&engine.uri(), &format!("on_success = {after:?}"));
+        let first = host.write("in/one.txt", "one inode");
+        std::fs::hard_link(&first, host.inbox().join("two.txt")).unwrap();
+        // A third name that the daemon cannot see.
+        let outside = host.path("outside.txt");
+        std::fs::hard_link(&first, &outside).unwrap();
+        let daemon = host.start();
+        for name in ["one.txt", "two.txt"] {
+            has_result(&host, name, b"one inode").await;
+            wait_for("the post-action", || host.inbox().join(name).exists() == (after == "keep")).await;
+        }
+        assert_eq!(std::fs::read_to_string(&outside).unwrap(), "one inode");
+        if writers_are_seen(&host) && after == "keep" {
+            // Who writes through the other name is seen as well.
+            let mut writer = OpenOptions::new().append(true).open(&outside).unwrap();
+            writer.write_all(b" and more").unwrap();
+            sentinel(&host, "meanwhile").await;
+            assert_eq!(delivered_as(&engine, "one.txt").len(), 1, "it is still being written");
+            drop(writer);
+            // No event tells of it in this folder: a scan would.
+            std::fs::set_permissions(&first, Permissions::from_mode(0o644)).unwrap();
+            has_result(&host, "one.txt", b"one inode and more").await;
+        }
+        daemon.stop().await;
+        let (one, two) = (delivered_as(&engine, "one.txt"), delivered_as(&engine, "two.txt"));
+        assert_ne!(one[0].object_id, two[0].object_id);
+        assert!(one.iter().chain(&two).all(Delivery::complete));
+        assert_eq!(two.len(), 1, "{two:?}");
+    }
 }

@@ -1,10 +1,25 @@
-//! Limits of this host that all watches share.
+//! Limits and rules of this host that all watches share.
 
 use super::report::Report;
 use crate::cli::paint::count;
 
 /// Part of a limit, in percent, beyond which it is likely to run out: others use it too.
 const TIGHT: u64 = 80;
+
+/// Says whether this host lets people link files into an inbox that are not theirs to read.
+///
+/// A hard link cannot be told from any other file: it is ingested, with what the daemon may read. That a dropper gets
+/// nothing sent that only the daemon may read is the kernel's rule alone.
+pub(super) fn hard_links(report: &mut Report) {
+    let path = "/proc/sys/fs/protected_hardlinks";
+    if std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "0") {
+        report.subject("hard links");
+        report.warning(
+            "fs.protected_hardlinks is 0: whoever may write into a watched folder can link a file there that only the \
+             daemon may read, and have it sent: set it to 1 with sysctl",
+        );
+    }
+}
 
 /// Compares what the watches need of inotify with what one user may have.
 pub(super) fn inotify(watches: u64, folders: u64, report: &mut Report) {

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 use super::access::{Access, advice, may};
 use super::report::Report;
 use crate::cli::paint::span;
-use crate::client::{Connection, Error, ServiceUri, TaskState, load_pipeline};
+use crate::client::{Connection, Error, ServiceUri, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
 use crate::delivery::pipeline::Line;
 use crate::show::Shown;
@@ -150,7 +150,7 @@ async fn task(
     }
     let token = token.unwrap_or_else(|| SecretString::from(""));
     match connection.task_status(&token, timeout).await {
-        Ok(status) if status.state == TaskState::Running && !status.completed => report.ok("the task is running"),
+        Ok(status) if status.is_running() => report.ok("the task is running"),
         Ok(status) => report.unavailable(format_args!(
             "the task is not running (its state is {:?}): start it, or give the pipeline as a file",
             status.state

@@ -201,7 +201,7 @@ fn move_target(root: &Root, target: &Path, report: &mut Report) {
         return report.error(format_args!("move target {shown}: {} is no folder", Shown(&nearest)));
     }
     match Dir::open(&nearest).and_then(|dir| dir.device()) {
-        Ok(device) if device != root.id().0 => {
+        Ok(device) if device != root.id().dev => {
             return report.error(format_args!(
                 "move target {shown} is on another filesystem, and files are only ever renamed: choose a folder on \
                  that of the watch"

@@ -2,11 +2,13 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::samples::{self, Sample};
 use crate::cli::{Failure, exit};
+use crate::config::MAX_SOCKET_PATH;
 use crate::sandbox::DEFAULT_API_KEY;
 use crate::show::Shown;
 
@@ -97,6 +99,10 @@ impl Place {
     pub(super) fn config_text(&self, port: u16) -> String {
         let quoted = |path: PathBuf| toml::Value::String(path.to_string_lossy().into_owned()).to_string();
         let (state, pipe, inbox) = (quoted(self.dir.join("state")), quoted(self.pipe()), quoted(self.inbox()));
+        let (socket, page) = (self.dir.join("admin.sock"), page(port));
+        // Deep in some folder a socket cannot be; the commands are told so when they are tried.
+        let fits = socket.as_os_str().len() <= MAX_SOCKET_PATH;
+        let socket = if fits { format!("socket = {}\n", quoted(socket)) } else { String::new() };
         format!(
             r#"# The configuration of a demo of rocketride-ingest. All keys are explained in config.example.toml.
 #
@@ -118,6 +124,10 @@ max = "5s"
 [state]
 directory = {state}
 min_free = "0"
+
+[admin]
+# What `status` and its like talk to, and the status page for a browser.
+{socket}listen = "{page}"
 
 [pipelines.demo]
 file = {pipe}
@@ -154,6 +164,11 @@ settle = "300ms"
         };
         samples::all().into_iter().map(write).collect()
     }
+}
+
+/// Where the status page of a demo is: every address of the loopback network has all ports to itself.
+pub(super) fn page(port: u16) -> SocketAddr {
+    (Ipv4Addr::new(127, 0, 0, 2), port).into()
 }
 
 /// A folder in the temporary directory that did not exist, and that nobody else can look into.

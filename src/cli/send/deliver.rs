@@ -2,6 +2,7 @@
 //!
 //! Memory is bounded by the files in flight and by [`HELD_MAX`], not by their number: a result is printed and forgotten.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use crate::client::{
     Action, Client, Error, FileEntry, HttpClient, HttpOptions, ObjectInfo, PipelineResult, Progress, Result,
     SendOptions, Steps, Upload, UploadResult, mime, upload,
 };
-use crate::show::{Shown, escaped};
+use crate::show::{Shown, escaped, plain_json};
 
 /// Bytes of finished results that may wait for an earlier file's, because lines come in the order of the arguments.
 const HELD_MAX: usize = 64 * 1024 * 1024;
@@ -329,6 +330,11 @@ impl Printer {
         }
         // In the SDK's order of keys. There is nothing in a result that is not JSON.
         let line = serde_json::to_string(result).unwrap_or_else(|_| result.to_json().to_string());
+        // The same values, and nothing in them for a terminal to obey.
+        let line = match plain_json(line.as_bytes()) {
+            Cow::Borrowed(_) => line,
+            Cow::Owned(plain) => String::from_utf8_lossy(&plain).into_owned(),
+        };
         self.backlog.bytes.fetch_add(line.len(), Ordering::AcqRel);
         self.held.insert(at, line);
         while let Some(line) = self.held.remove(&self.next) {

@@ -13,7 +13,7 @@ use super::Args;
 use crate::cli::{Failure, Global, exit, print_error, run};
 use crate::client::builder::{API_KEY_VARIABLE, URI_VARIABLE};
 use crate::client::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
-use crate::client::{Client, Error, ExecuteOptions, HttpClient, TaskState, is_task_key};
+use crate::client::{Client, Error, ExecuteOptions, HttpClient, is_task_key};
 use crate::config::{Pipeline, Secret, Target};
 use crate::show::{Shown, escaped};
 
@@ -186,7 +186,7 @@ impl Destination {
                     None => self.client.get_task_status(token).await,
                 };
                 match status {
-                    Ok(status) if status.completed || status.state != TaskState::Running => {
+                    Ok(status) if !status.is_running() => {
                         return Err(Error::InvalidData(format!(
                             "the task is not running (its state is {:?}): start it, or name its .pipe file",
                             status.state

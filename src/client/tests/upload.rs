@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::client::error::{Error, Result};
 use crate::client::upload::MAX_CHUNK_SIZE;
-use crate::client::{ObjectInfo, Step, Steps, Upload, UploadError, Uploaded, upload};
+use crate::client::{Link, ObjectInfo, Step, Steps, Upload, UploadError, Uploaded, upload};
 
 const ID: &str = "id";
 
@@ -309,5 +309,61 @@ proptest! {
         let largest = options.largest_write(size);
         prop_assert!(largest as u64 <= size);
         prop_assert!(largest <= MAX_CHUNK_SIZE);
+    }
+}
+
+#[tokio::test]
+async fn pieces_grow_with_the_link_and_text_stays_cut_between_characters() {
+    for (mime_type, text) in [("text/plain", true), ("application/pdf", false)] {
+        let content = "\u{20ac}".repeat(200_000);
+        let link = Link::default();
+        let (outcome, writes, committed) = send(
+            content.as_bytes(),
+            content.len() as u64,
+            mime_type,
+            |options| (options.link, options.one_write_max, options.chunk_size) = (Some(link.clone()), 0, 256 * 1024),
+            &mut (),
+        )
+        .await;
+        assert!(committed && !outcome.unwrap().invalid_utf8);
+        assert_eq!(writes.concat(), content.as_bytes());
+        assert!(writes[0].len() <= 64 * 1024, "an unknown link is tried with little first");
+        assert!(writes.len() == 4 && writes[1].len() > 128 * 1024, "and this one is fast");
+        assert!(!text || writes.iter().all(|piece| std::str::from_utf8(piece).is_ok()));
+        assert!(writes.iter().all(|piece| piece.len() <= 256 * 1024));
+    }
+}
+
+/// A link that becomes worse with every piece.
+struct Worse<'a>(&'a Link);
+
+impl Steps for Worse<'_> {
+    fn written(&mut self, total: u64) {
+        self.0.took(usize::try_from(total).unwrap() * 1000, Duration::from_secs(100_000));
+        self.0.gave_up(64 * 1024, Duration::from_secs(60 * total));
+    }
+}
+
+#[tokio::test]
+async fn pieces_shrink_with_the_link_and_nothing_read_before_is_lost() {
+    for mime_type in ["text/plain", "application/pdf"] {
+        // The lines end early in each piece, so that much is read and not sent when the next piece must be smaller.
+        let content = format!("short\n{}", "\u{e4}".repeat(100_000));
+        let link = Link::default();
+        link.took(1024 * 1024, Duration::from_millis(1));
+        let (outcome, writes, _) = send(
+            content.as_bytes(),
+            content.len() as u64,
+            mime_type,
+            |options| (options.link, options.one_write_max, options.chunk_size) = (Some(link.clone()), 0, 100_000),
+            &mut Worse(&link),
+        )
+        .await;
+        assert!(!outcome.unwrap().invalid_utf8);
+        assert_eq!(writes.concat(), content.as_bytes());
+        assert!(writes[1].len() < 64 * 1024, "{}", writes[1].len());
+        if mime_type == "text/plain" {
+            assert!(writes.iter().all(|piece| std::str::from_utf8(piece).is_ok()));
+        }
     }
 }

@@ -28,6 +28,7 @@ fn any_event() -> impl Strategy<Value = Event> {
             error: "e".repeat(length),
             charged
         }),
+        1 => (time.clone(), 0..3_u32).prop_map(|(due, attempts)| Event::Refund { due, attempts }),
         1 => time.clone().prop_map(|due| Event::Changed { due, reason: "it grew".into() }),
         1 => Just(Event::Fail { error: "no".to_owned(), sidecar: None, charged: true }),
         1 => time.clone().prop_map(|due| Event::Block { due, error: "no".to_owned() }),

@@ -1,0 +1,111 @@
+//! What the dispatcher knows of one pipeline: its slots and limits, whether it fails on everything, who goes alone.
+//!
+//! It chooses nothing; it must not know of watches.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::failing::{Failed, IN_A_ROW, Refund, Streak};
+use super::limits::{ByteLimit, FileLimit};
+use super::pipeline::{Line, Session};
+use super::slots::Slots;
+use super::suspects::Suspects;
+use super::worker::Outcome;
+use crate::job::FileKey;
+use crate::show::Shown;
+
+/// One pipeline.
+pub(super) struct Outlet {
+    /// Its line to the server.
+    pub(super) line: Arc<Line>,
+    /// How many at a time.
+    pub(super) slots: Slots,
+    /// Its limit of files, and whether the next file is paid for already.
+    pub(super) files: Option<FileLimit>,
+    pub(super) files_paid: bool,
+    /// Since when a limit of files has made ready work wait.
+    pub(super) throttled: Option<Instant>,
+    /// An operator paused it.
+    pub(super) paused: bool,
+    /// The byte limits that apply.
+    pub(super) bytes: Vec<Arc<ByteLimit>>,
+    /// The session that `slots` knows.
+    pub(super) session: Option<Arc<Session>>,
+    /// Whether it fails on every file.
+    pub(super) streak: Streak,
+    /// Which files may kill its task.
+    pub(super) suspects: Suspects,
+    /// Nothing but this goes, and only when nothing else is in flight: the probe of a pipeline that fails, or a suspect.
+    pub(super) only: Option<Only>,
+}
+
+/// A job that goes alone.
+#[derive(Clone, Copy)]
+pub(super) struct Only {
+    /// Index of its watch.
+    pub(super) lane: usize,
+    /// The job.
+    pub(super) key: FileKey,
+}
+
+impl Outlet {
+    /// An outlet that knows nothing yet, under these limits of bytes.
+    pub(super) fn new(line: Arc<Line>, bytes: Vec<Arc<ByteLimit>>) -> Self {
+        let limits = &line.config.limits;
+        Self {
+            slots: Slots::new(limits.max_concurrent_uploads),
+            files: limits.files_per_second.and_then(FileLimit::new),
+            files_paid: false,
+            throttled: None,
+            paused: false,
+            bytes,
+            session: None,
+            streak: Streak::default(),
+            suspects: Suspects::default(),
+            only: None,
+            line,
+        }
+    }
+
+    /// An upload of this file is over, in this way.
+    pub(super) fn note(&mut self, key: FileKey, path: &Path, outcome: Outcome, clock: Duration) {
+        let pipeline = &self.line.config.name;
+        match outcome {
+            Outcome::Delivered => {
+                self.suspects.clear(key);
+                if let Some(lasted) = self.streak.succeeded(clock) {
+                    self.line.set_failing(false);
+                    tracing::info!(
+                        %pipeline, seconds = lasted.as_secs(), path = %Shown(path),
+                        "pipeline is no longer failing: it took a file; all of its files go again"
+                    );
+                }
+            }
+            Outcome::TaskDied => {
+                self.suspects.suspect(key);
+                if self.suspects.goes_alone(key) {
+                    tracing::warn!(
+                        %pipeline, path = %Shown(path),
+                        "the task died more than once while this file was on its way; it is sent alone from now on"
+                    );
+                }
+            }
+            Outcome::OutOfDescriptors | Outcome::Other => {}
+        }
+    }
+
+    /// The journal has it that the pipeline failed on a file. Returns who gets attempts back.
+    pub(super) fn failed(&mut self, failed: Failed, error: &str, pause: Duration, clock: Duration) -> Vec<Refund> {
+        let consequence = self.streak.failed(failed, pause, clock);
+        if consequence.began {
+            self.line.set_failing(true);
+            tracing::error!(
+                pipeline = %self.line.config.name, files = IN_A_ROW, every_seconds = pause.as_secs(), last_error = error,
+                "pipeline is failing: different files failed in a row; only one is tried from now on, the others wait at \
+                 no attempt"
+            );
+        }
+        consequence.refunds
+    }
+}

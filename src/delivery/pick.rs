@@ -1,0 +1,337 @@
+//! The choice of the jobs that may start now: watches take turns, and within a watch the oldest due job goes first.
+//!
+//! It never waits for one pipeline's limiter, slot or outage: it checks, notes the earliest time, and goes on to the
+//! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims and
+//! starts nothing: that is the dispatcher's.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::failing::{Failed, Refund};
+use super::lane::{Head, Lane, Wake};
+use super::limits::{ByteLimit, FileLimit};
+use super::outlet::{Only, Outlet};
+use super::pipeline::{Line, Session};
+use super::slots::{Room, UploadId};
+use super::space::Space;
+use super::worker::{Outcome, Terms};
+use crate::clock::unix_millis;
+use crate::config::Config;
+use crate::folder::Folder;
+use crate::fs::Root;
+use crate::job::{FileKey, JobState, Millis};
+use crate::journal::{Failure, Journal};
+use crate::meters::meters;
+use crate::pauses::{Paused, Subject};
+use crate::progress::BEAT_EVERY;
+
+/// No job waits longer than this for another reason than its own failures.
+const LONGEST_OTHER_WAIT: Duration = Duration::from_secs(60);
+/// Pause of all claims when this process has no descriptors left.
+const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
+
+/// Chooses what is sent next.
+pub(super) struct Picker {
+    journal: Journal,
+    /// Most uploads of the whole daemon that hold a permit.
+    max_uploads: usize,
+    /// The watches.
+    pub(super) lanes: Vec<Lane>,
+    /// The pipelines.
+    pub(super) outlets: Vec<Outlet>,
+    /// Limit of the whole daemon, and whether its next file is paid for already.
+    files: Option<FileLimit>,
+    files_paid: bool,
+    /// Whose turn is next.
+    turn: usize,
+    next_id: UploadId,
+    /// Keys that are picked, or that a worker has.
+    pub(super) taken: HashSet<FileKey>,
+    /// The clock of all slots begins here.
+    started: Instant,
+    /// Nothing is picked before.
+    paused_until: Option<Instant>,
+    space: Space,
+    /// The longest that any job is made to wait, in milliseconds.
+    longest_wait: Millis,
+    /// Between two probes of a pipeline that fails.
+    probe_pause: Duration,
+}
+
+/// A job about to be claimed.
+pub(super) struct Pick {
+    /// Number of the upload.
+    pub(super) id: UploadId,
+    /// Index of its watch.
+    pub(super) lane: usize,
+    /// The job.
+    pub(super) key: FileKey,
+    /// The root of its watch.
+    pub(super) root: Arc<Root>,
+    /// Where it goes.
+    pub(super) session: Arc<Session>,
+    /// At whose risk.
+    pub(super) terms: Terms,
+}
+
+impl Picker {
+    /// A picker for these watches and pipelines, given in the order of the configuration.
+    pub(super) fn new(config: &Config, journal: Journal, folders: &[Arc<Folder>], lines: &[Arc<Line>]) -> Self {
+        // An upload that was granted late runs beside those that hold a permit: at most one for each pipeline.
+        let sharers = config.limits.max_concurrent_uploads + lines.len();
+        let byte_limit = |rate: Option<u64>, sharers| rate.and_then(|rate| ByteLimit::new(rate, sharers)).map(Arc::new);
+        let daemon_bytes = byte_limit(config.limits.bytes_per_second, sharers);
+        let outlets = lines
+            .iter()
+            .map(|line| {
+                let limits = &line.config.limits;
+                let own_bytes = byte_limit(limits.bytes_per_second, limits.max_concurrent_uploads);
+                Outlet::new(line.clone(), own_bytes.into_iter().chain(daemon_bytes.clone()).collect())
+            })
+            .collect();
+        let by_watch = folders
+            .iter()
+            .filter_map(|folder| {
+                let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
+                Some(Lane::new(folder.clone(), pipeline))
+            })
+            .collect();
+        let longest_wait = config.retry.max.max(LONGEST_OTHER_WAIT);
+        Self {
+            journal,
+            max_uploads: config.limits.max_concurrent_uploads,
+            lanes: by_watch,
+            outlets,
+            files: config.limits.files_per_second.and_then(FileLimit::new),
+            files_paid: false,
+            turn: 0,
+            next_id: 0,
+            taken: HashSet::new(),
+            started: Instant::now(),
+            paused_until: None,
+            space: Space::new(config.state.clone()),
+            probe_pause: config.retry.max,
+            longest_wait: u64::try_from(longest_wait.as_millis()).unwrap_or(Millis::MAX),
+        }
+    }
+
+    /// Leaves alone from now on what an operator paused, and nothing else.
+    pub(super) fn obey(&mut self, paused: &Paused) {
+        for lane in &mut self.lanes {
+            lane.paused = paused.contains_key(&Subject::Watch(lane.folder.watch.name.clone()));
+        }
+        for outlet in &mut self.outlets {
+            outlet.paused = paused.contains_key(&Subject::Pipeline(outlet.line.config.name.clone()));
+        }
+    }
+
+    /// The clock of all slots.
+    fn clock(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Chooses jobs until nothing more may start.
+    /// They are at most so many. Returned with them is when to look again at the latest.
+    pub(super) fn pick(&mut self, most: usize) -> Result<(Vec<Pick>, Instant), Failure> {
+        let now = Instant::now();
+        let mut wake = Wake(now + BEAT_EVERY);
+        let mut picks = Vec::new();
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            wake.at(until);
+            return Ok((picks, wake.0));
+        }
+        if !self.space.is_enough(now) {
+            return Ok((picks, wake.0));
+        }
+        let clock = self.clock();
+        for pipeline in 0..self.outlets.len() {
+            self.narrow(pipeline, now, &mut wake)?;
+        }
+        let mut idle = 0;
+        while idle < self.lanes.len() && picks.len() < most {
+            let permits: usize = self.outlets.iter().map(|outlet| outlet.slots.permits(clock)).sum();
+            if permits >= self.max_uploads {
+                break;
+            }
+            let lane = self.turn % self.lanes.len();
+            self.turn = (lane + 1) % self.lanes.len();
+            match self.pick_from(lane, now, clock, &mut wake)? {
+                Some(pick) => {
+                    picks.push(pick);
+                    idle = 0;
+                }
+                None => idle += 1,
+            }
+        }
+        for outlet in &self.outlets {
+            if let Some(at) = outlet.slots.next_change(clock) {
+                wake.at(self.started + at);
+            }
+        }
+        Ok((picks, wake.0))
+    }
+
+    /// The next job of one watch, if it may start now.
+    fn pick_from(
+        &mut self,
+        index: usize,
+        now: Instant,
+        clock: Duration,
+        wake: &mut Wake,
+    ) -> Result<Option<Pick>, Failure> {
+        let lane = &mut self.lanes[index];
+        let outlet = &mut self.outlets[lane.pipeline];
+        let Some(root) = lane.root(&self.journal, now, wake) else { return Ok(None) };
+        let Some(session) = outlet.line.session().filter(|_| !outlet.paused) else { return Ok(None) };
+        let known = outlet.session.as_ref();
+        if known.is_none_or(|known| known.number != session.number) {
+            let same_task = known.is_some_and(|known| known.task_started == session.task_started);
+            outlet.slots.new_session(same_task);
+            outlet.session = Some(session.clone());
+        }
+        match outlet.slots.room(clock) {
+            Room::Yes => {}
+            Room::NotBefore(at) => {
+                wake.at(self.started + at);
+                return Ok(None);
+            }
+            Room::No => return Ok(None),
+        }
+        let probe_at = outlet.streak.next_probe();
+        if outlet.only.is_none() {
+            // Without a probe nothing goes to a pipeline that fails.
+            if probe_at.is_some() {
+                return Ok(None);
+            }
+            let at = unix_millis();
+            let key = match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {
+                Head::Due(key, _) => key,
+                Head::Later(next) => {
+                    wake.at(now + Duration::from_millis(next - at));
+                    return Ok(None);
+                }
+                Head::Empty => return Ok(None),
+            };
+            if outlet.suspects.goes_alone(key) {
+                outlet.only = Some(Only { lane: index, key });
+            } else {
+                return Ok(self.paid(index, now, wake).then(|| self.take(index, key, root, session, clock)));
+            }
+        }
+        let Some(only) = outlet.only.filter(|only| only.lane == index && !self.taken.contains(&only.key)) else {
+            return Ok(None);
+        };
+        if outlet.slots.in_flight() > 0 {
+            return Ok(None);
+        }
+        if let Some(at) = probe_at.filter(|at| *at > clock) {
+            wake.at(self.started + at);
+            return Ok(None);
+        }
+        Ok(self.paid(index, now, wake).then(|| self.take(index, only.key, root, session, clock)))
+    }
+
+    /// Whether the limits of files per second let another one go. One that was paid for at one limit and refused by
+    /// the other stays paid.
+    fn paid(&mut self, lane: usize, now: Instant, wake: &mut Wake) -> bool {
+        let outlet = &mut self.outlets[self.lanes[lane].pipeline];
+        for (limit, paid) in [(&outlet.files, &mut outlet.files_paid), (&self.files, &mut self.files_paid)] {
+            let Some(limit) = limit else { continue };
+            if !*paid {
+                match limit.take() {
+                    Ok(()) => *paid = true,
+                    Err(wait) => {
+                        outlet.throttled.get_or_insert(now);
+                        wake.at(now + wait);
+                        return false;
+                    }
+                }
+            }
+        }
+        (outlet.files_paid, self.files_paid) = (false, false);
+        if let Some(since) = outlet.throttled.take() {
+            meters().throttled(&outlet.line.config.name, "files", now.saturating_duration_since(since));
+        }
+        true
+    }
+
+    /// Takes a job for an upload.
+    fn take(&mut self, lane: usize, key: FileKey, root: Arc<Root>, session: Arc<Session>, clock: Duration) -> Pick {
+        let outlet = &mut self.outlets[self.lanes[lane].pipeline];
+        let terms = Terms { probe: outlet.streak.next_probe().is_some(), alone: outlet.suspects.goes_alone(key) };
+        self.lanes[lane].remove(key);
+        self.taken.insert(key);
+        self.next_id += 1;
+        outlet.slots.start(self.next_id, clock);
+        Pick { id: self.next_id, lane, key, root, session, terms }
+    }
+
+    /// Looks whether the one file that may go to a pipeline still may, and chooses the probe of one that fails: the
+    /// oldest due file of all its watches, and the same one until it is delivered or given up.
+    fn narrow(&mut self, pipeline: usize, now: Instant, wake: &mut Wake) -> Result<(), Failure> {
+        let outlet = &mut self.outlets[pipeline];
+        let failing = outlet.streak.next_probe().is_some();
+        let at = unix_millis();
+        if let Some(only) = outlet.only {
+            let stays = if self.taken.contains(&only.key) {
+                // Once it is over, its result alone is being written.
+                failing || outlet.slots.in_flight() > 0
+            } else if self.lanes[only.lane].root(&self.journal, now, wake).is_some() {
+                match self.journal.get(only.key)?.map(|job| job.state) {
+                    Some(JobState::Pending { due }) if due <= at => true,
+                    Some(JobState::Pending { due }) if failing && due - at <= self.longest_wait => {
+                        wake.at(now + Duration::from_millis(due - at));
+                        true
+                    }
+                    _ => false,
+                }
+            } else {
+                false
+            };
+            if !stays {
+                outlet.only = None;
+            }
+        }
+        if !failing || outlet.only.is_some() {
+            return Ok(());
+        }
+        let mut oldest = None;
+        for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.pipeline == pipeline) {
+            if lane.root(&self.journal, now, wake).is_none() {
+                continue;
+            }
+            match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {
+                Head::Due(key, due) if oldest.is_none_or(|(oldest, _)| due < oldest) => {
+                    oldest = Some((due, Only { lane: index, key }));
+                }
+                Head::Due(..) | Head::Empty => {}
+                Head::Later(next) => wake.at(now + Duration::from_millis(next - at)),
+            }
+        }
+        outlet.only = oldest.map(|(_, only)| only);
+        Ok(())
+    }
+
+    /// An upload of this file is over, in this way.
+    pub(super) fn note(&mut self, pipeline: usize, key: FileKey, path: &Path, outcome: Outcome) {
+        if outcome == Outcome::OutOfDescriptors {
+            self.paused_until = Some(Instant::now() + DESCRIPTOR_PAUSE);
+        }
+        let clock = self.clock();
+        self.outlets[pipeline].note(key, path, outcome, clock);
+    }
+
+    /// The journal has it that the pipeline failed on a file. Returns who gets attempts back.
+    pub(super) fn failed(&mut self, pipeline: usize, failed: Failed, error: &str) -> Vec<Refund> {
+        let clock = self.clock();
+        self.outlets[pipeline].failed(failed, error, self.probe_pause, clock)
+    }
+
+    /// An upload is over; `abandoned` if the server may hold a slot for it still.
+    pub(super) fn end(&mut self, pipeline: usize, id: UploadId, abandoned: bool) {
+        let clock = self.clock();
+        self.outlets[pipeline].slots.end(id, abandoned, clock);
+    }
+}
