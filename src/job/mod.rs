@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use key::{FileKey, WatchId};
-pub use transition::{Event, Refused, transition};
+pub use transition::{Event, Refused, prune, transition};
 
 /// The SHA-256 of a file's content.
 pub type ContentHash = [u8; 32];
@@ -184,7 +184,7 @@ pub struct Counters {
     pub states: [u64; STATE_NAMES.len()],
     /// Undelivered generations that a newer one replaced.
     pub superseded: u64,
-    /// Delivered generations whose record is gone.
+    /// Generations whose record is gone: delivered ones that a newer one replaced, and those that [`prune`] forgot.
     pub pruned: u64,
 }
 
