@@ -20,9 +20,9 @@ const JITTER: f64 = 0.2;
 /// Differences of one watch that the log names.
 const LOGGED: usize = 20;
 
-/// Audits for as long as the daemon lives. Errors: the journal cannot be read.
+/// Audits the folders that the daemon has then, for as long as it lives. Errors: the journal cannot be read.
 pub async fn regularly(
-    folders: Vec<Arc<Folder>>,
+    folders: impl Fn() -> Vec<Arc<Folder>> + Send,
     journal: Journal,
     identity: Arc<Identity>,
     spool: Arc<Spool>,
@@ -33,7 +33,7 @@ pub async fn regularly(
 async fn every(
     first: Duration,
     interval: Duration,
-    folders: Vec<Arc<Folder>>,
+    folders: impl Fn() -> Vec<Arc<Folder>> + Send,
     journal: Journal,
     identity: Arc<Identity>,
     spool: Arc<Spool>,
@@ -46,7 +46,7 @@ async fn every(
             journal: journal.clone(),
             identity: identity.clone(),
             spool: spool.clone(),
-            subjects: folders.iter().map(Subject::of_folder).collect(),
+            subjects: folders().iter().map(Subject::of_folder).collect(),
             pace: Pace::GENTLE,
         };
         match blocking(move || audit.run()).await {
@@ -111,7 +111,7 @@ mod tests {
         journal.recover(&[(config.watches[0].id, "w".into())], 1).await.unwrap();
 
         let short = Duration::from_millis(10);
-        let audits = every(short, short, vec![folder], journal.clone(), identity, spool);
+        let audits = every(short, short, move || vec![folder.clone()], journal.clone(), identity, spool);
         let mut audits = tokio::spawn(audits);
         assert!(tokio::time::timeout(10 * short, &mut audits).await.is_err(), "a clean one is no reason to end");
         journal.close().await;

@@ -60,7 +60,7 @@ const RULES: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "admin", "audit", "blocking", "board", "clock", "config", "crash", "delivery", "folder", "identity",
-            "intake", "journal", "lease", "once", "panics", "pauses", "progress", "service", "show",
+            "intake", "journal", "lease", "once", "panics", "pauses", "progress", "service", "signals", "show",
         ],
     ),
     (
