@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `cli` | one file a command; the only place that prints |
 //! | `admin` | what an operator sees of the running daemon, and may do to it |
+//! | `audit` | journal, folders, results and spool compared |
 //! | `daemon`, `once` | all wiring and supervision; when `--once` is over |
 //! | `delivery` | a pending job becomes a result beside its input |
 //! | `intake` | a file on disk becomes a settled candidate in the journal |
@@ -57,6 +58,8 @@ pub mod client;
 
 #[cfg(feature = "daemon")]
 pub mod admin;
+#[cfg(feature = "daemon")]
+pub mod audit;
 #[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]

@@ -38,6 +38,13 @@ const RULES: &[(&str, &[&str])] = &[
             "lease", "meters", "panics", "pauses", "progress", "show", "sidecar",
         ],
     ),
+    (
+        "audit",
+        &[
+            "blocking", "clock", "config", "delivery", "folder", "fs", "identity", "intake", "job", "journal", "lease",
+            "show", "sidecar",
+        ],
+    ),
     ("board", &["job"]),
     ("meters", &[]),
     ("pauses", &["fs", "job"]),
@@ -52,8 +59,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "admin", "blocking", "board", "clock", "config", "crash", "delivery", "folder", "identity", "intake",
-            "journal", "lease", "once", "panics", "pauses", "progress", "service", "signals", "show",
+            "admin", "audit", "blocking", "board", "clock", "config", "crash", "delivery", "folder", "identity",
+            "intake", "journal", "lease", "once", "panics", "pauses", "progress", "service", "signals", "show",
         ],
     ),
     (
