@@ -41,6 +41,7 @@ use crate::lease;
 use crate::once::{self, Once};
 use crate::panics;
 use crate::pauses::{Pauses, PausesError};
+use crate::retention;
 use crate::service::{extending, feed_watchdog, notify, notify_reloading};
 use crate::signals::Signals;
 
@@ -137,6 +138,15 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
         let folders = move || running.borrow().folders.clone();
         let audits = audit::regularly(folders, journal.clone(), identity.clone(), audited_spool);
         parts.tasks.spawn("the audit".into(), async move { Err(audits.await) });
+        let running = parts.running.subscribe();
+        let forgets = retention::regularly(
+            move || {
+                let running = running.borrow();
+                (running.config.clone(), running.folders.clone())
+            },
+            journal.clone(),
+        );
+        parts.tasks.spawn("the retention".into(), async move { Err(forgets.await) });
     }
 
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
