@@ -41,17 +41,29 @@ pub struct Walker {
     /// Where directories are watched; `None` while the root is polled.
     pub watches: Option<Arc<Watches>>,
     /// Where paths go that need a look.
-    pub sink: mpsc::Sender<PathBuf>,
+    pub sink: mpsc::Sender<Found>,
+}
+
+/// A path that needs a look.
+#[derive(Debug)]
+pub struct Found {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// No event was due that tells of it: the walk is of a folder that an event told of, or it is only to be seen whether a
+    /// dead letter's error file is still there.
+    pub expected: bool,
 }
 
 /// What a walk saw.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// It was of one folder, which an event told of.
+    pub part: bool,
     /// Directories listed.
     pub directories: u64,
     /// Inputs seen, known or not.
     pub files: u64,
-    /// Inputs that the journal did not know in this generation.
+    /// Inputs that need a look: the journal did not know them in this generation, or gave them up.
     pub found: u64,
     /// Directories that could not be listed.
     pub unreadable: u64,
@@ -72,7 +84,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl Walker {
     /// Walks everything beneath `start`, itself included. Blocking.
     pub fn walk(&self, start: &Path) -> Report {
-        let mut report = Report::default();
+        let mut report = Report { part: !start.as_os_str().is_empty(), ..Report::default() };
         let mut stack = vec![start.to_owned()];
         while let Some(rel) = stack.pop() {
             if self.selector.folders(&rel).is_err() {
@@ -161,7 +173,8 @@ impl Walker {
             report.stopped = true;
             return Ok(());
         };
-        let needs_a_look = match assess(job.as_ref(), &seen.generation) {
+        let assessment = assess(job.as_ref(), &seen.generation);
+        let needs_a_look = match assessment {
             Assessment::Known => false,
             Assessment::DeadLetter => {
                 self.put_aside(&path);
@@ -172,7 +185,8 @@ impl Walker {
         };
         if needs_a_look {
             report.found += 1;
-            report.stopped = self.sink.blocking_send(path).is_err();
+            let expected = report.part || assessment == Assessment::DeadLetter;
+            report.stopped = self.sink.blocking_send(Found { path, expected }).is_err();
         }
         Ok(())
     }
