@@ -31,6 +31,7 @@ mod metrics;
 mod mount;
 mod network;
 mod on_failure;
+mod reload;
 mod secrets;
 mod send;
 mod signals;
