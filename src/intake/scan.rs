@@ -57,8 +57,6 @@ pub struct Found {
 /// What a walk saw.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// It was of one folder, which an event told of.
-    pub part: bool,
     /// Directories listed.
     pub directories: u64,
     /// Inputs seen, known or not.
@@ -84,13 +82,15 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl Walker {
     /// Walks everything beneath `start`, itself included. Blocking.
     pub fn walk(&self, start: &Path) -> Report {
-        let mut report = Report { part: !start.as_os_str().is_empty(), ..Report::default() };
+        // A folder inside is walked because an event told of it.
+        let part = !start.as_os_str().is_empty();
+        let mut report = Report::default();
         let mut stack = vec![start.to_owned()];
         while let Some(rel) = stack.pop() {
             if self.selector.folders(&rel).is_err() {
                 continue;
             }
-            match self.directory(&rel, &mut stack, &mut report) {
+            match self.directory(&rel, part, &mut stack, &mut report) {
                 Ok(()) => report.directories += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !rel.as_os_str().is_empty() => {}
                 Err(error) => {
@@ -109,7 +109,7 @@ impl Walker {
         report
     }
 
-    fn directory(&self, rel: &Path, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
+    fn directory(&self, rel: &Path, part: bool, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
         if let Some(watches) = &self.watches
             && !report.exhausted
         {
@@ -142,7 +142,7 @@ impl Walker {
             match kind {
                 EntryKind::Directory => stack.push(path),
                 EntryKind::File => {
-                    if let Err(error) = self.file(&dir, path, report) {
+                    if let Err(error) = self.file(&dir, path, part, report) {
                         // One name that cannot be looked at hides none of the others.
                         report.unknown += 1;
                         tracing::debug!(watch = %self.folder.watch.name, %error, "an entry cannot be looked at now");
@@ -157,7 +157,7 @@ impl Walker {
         Ok(())
     }
 
-    fn file(&self, dir: &Dir, path: PathBuf, report: &mut Report) -> io::Result<()> {
+    fn file(&self, dir: &Dir, path: PathBuf, part: bool, report: &mut Report) -> io::Result<()> {
         let name = crate::fs::base_name(&path);
         if name.as_encoded_bytes().starts_with(sidecar::HIDDEN_PREFIX.as_bytes()) {
             return self.hidden(dir, path);
@@ -185,7 +185,7 @@ impl Walker {
         };
         if needs_a_look {
             report.found += 1;
-            let expected = report.part || assessment == Assessment::DeadLetter;
+            let expected = part || assessment == Assessment::DeadLetter;
             report.stopped = self.sink.blocking_send(Found { path, expected }).is_err();
         }
         Ok(())

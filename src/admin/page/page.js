@@ -272,8 +272,9 @@ function plot(id, what, points) {
   chart.replaceChildren(...shapes);
 }
 function plots() {
+  // Each over the minute before it: samples come every ten seconds.
   const rates = samples.slice(1).map((sample, at) => {
-    const before = samples[at], seconds = (sample.at - before.at) / 1000;
+    const before = samples[Math.max(0, at - 5)], seconds = (sample.at - before.at) / 1000;
     return { at: sample.at, value: seconds > 0 ? Math.max(0, sample.delivered - before.delivered) * 60 / seconds : 0 };
   });
   plot("delivered", "Files delivered a minute", rates);
