@@ -14,9 +14,10 @@ const NONCE: &str = "@NONCE@";
 
 /// The page with its style and script inside.
 static PAGE: LazyLock<String> = LazyLock::new(|| {
-    include_str!("page/page.html")
-        .replace("@STYLE@", include_str!("page/page.css"))
-        .replace("@SCRIPT@", include_str!("page/page.js"))
+    include_str!("page/page.html").replace("@STYLE@", include_str!("page/page.css")).replace(
+        "@SCRIPT@",
+        concat!(include_str!("page/basics.js"), include_str!("page/plot.js"), include_str!("page/page.js")),
+    )
 });
 
 /// The page.

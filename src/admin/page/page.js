@@ -1,89 +1,9 @@
-"use strict";
-const REFRESH_MS = 2000, ANSWER_MS = 15000;
+// What is shown, and the refresh that keeps it so.
+const REFRESH_MS = 2000;
 // Failures that are shown; requests for them in one go (10,000 records each); how much rarer a long search is made.
 const MANY = 50, MOST_PAGES = 30, REST_MS = 5000;
-const TOKEN_KEY = "rocketride-ingest-token";
-const byId = (id) => document.getElementById(id);
-let round = 0, timer = 0, answered = 0, mayWrite = false, samples = [];
-const rowsOf = new Map();
+let round = 0, timer = 0, answered = 0, mayWrite = false;
 let search = { jobs: [], until: 0, counts: "" };
-
-// Everything that comes from outside goes in as text, never as markup.
-function make(tag, classes, ...children) {
-  const node = document.createElement(tag);
-  if (classes) node.className = classes;
-  node.append(...children);
-  return node;
-}
-// What is unchanged is left alone: nothing is announced twice, and what somebody has selected stays so.
-function say(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
-function sayOrHide(node, text) {
-  say(node, text);
-  node.hidden = !text;
-}
-function dress(node, classes) {
-  if (node.className !== classes) node.className = classes;
-}
-function size(bytes) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  let unit = 0;
-  while (bytes >= 1023.95 && unit + 1 < units.length) { bytes /= 1024; unit += 1; }
-  return (unit ? bytes.toFixed(1) : bytes) + " " + units[unit];
-}
-function span(seconds) {
-  seconds = Math.max(0, Math.round(seconds));
-  const steps = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
-  const at = steps.findIndex(([length]) => seconds >= length);
-  if (at < 0) return "0 s";
-  const [length, unit] = steps[at], next = steps[at + 1];
-  const rest = next ? Math.floor((seconds % length) / next[0]) : 0;
-  return Math.floor(seconds / length) + " " + unit + (rest ? " " + rest + " " + next[1] : "");
-}
-const ago = (millis) => millis ? span((Date.now() - millis) / 1000) + " ago" : "never";
-const number = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
-
-async function ask(path, body, token = sessionStorage.getItem(TOKEN_KEY)) {
-  const headers = {};
-  if (token) headers.Authorization = "Bearer " + token;
-  if (body) headers["Content-Type"] = "application/json";
-  const options = { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) };
-  let response, answer;
-  try {
-    response = await fetch(path, options);
-    answer = await response.json();
-  } catch (error) {
-    throw Object.assign(new Error("the daemon does not answer"), { status: 0, cause: error });
-  }
-  if (!response.ok) throw Object.assign(new Error(answer.error || response.statusText), { status: response.status });
-  return answer;
-}
-
-// Shows items as rows that stay the same elements from one refresh to the next, so that neither the keyboard's focus nor a
-// button under the mouse is taken away. `build` makes a row: its element and how an item is put into it.
-function show(id, items, key, build) {
-  const list = byId(id), focused = list.contains(document.activeElement) ? document.activeElement : null;
-  const old = rowsOf.get(id) || new Map(), rows = new Map();
-  const place = focused ? [...list.children].findIndex((row) => row.contains(focused)) : -1;
-  for (const item of items) rows.set(key(item), old.get(key(item)) || build());
-  for (const [name, row] of old) if (!rows.has(name)) row.node.remove();
-  let next = list.firstElementChild;
-  for (const item of items) {
-    const row = rows.get(key(item));
-    row.put(item);
-    if (row.node === next) next = next.nextElementSibling;
-    else list.insertBefore(row.node, next);
-  }
-  rowsOf.set(id, rows);
-  const none = byId(id + "-none");
-  if (none) none.hidden = items.length > 0;
-  if (!focused || document.activeElement === focused) return;
-  // The row is gone: the keyboard goes on at the one that took its place.
-  const heir = list.contains(focused) ? focused : list.children[Math.min(place, list.children.length - 1)];
-  const target = heir && (heir === focused ? heir : heir.querySelector("button:enabled")) || byId(id + "-title");
-  if (target) target.focus({ preventScroll: true });
-}
 
 function cells(...classes) {
   const made = classes.map((name) => make("td", name));
@@ -225,60 +145,6 @@ async function failures(status) {
   jobs.sort((a, b) => (b.last_attempt_at || 0) - (a.last_attempt_at || 0) || (a.key < b.key ? -1 : 1));
   search = { jobs: jobs.slice(0, MANY), until: pages > 2 ? Date.now() + pages * REST_MS : 0, counts: String(counts) };
   return [search.jobs, total];
-}
-
-function svg(tag, attributes, text) {
-  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
-  return node;
-}
-// The next of 1, 2, 3, 4, 6, 8, 10, 20, ...: an axis ends at a round number.
-function roundUp(value) {
-  const ten = 10 ** Math.floor(Math.log10(Math.max(1, value)));
-  return [1, 2, 3, 4, 6, 8, 10].map((step) => step * ten).find((end) => end >= value);
-}
-function plot(id, what, points) {
-  const chart = byId(id), caption = byId(id + "-caption");
-  const values = points.map((point) => point.value), most = Math.max(0, ...values);
-  const told = points.length ? number(values.at(-1)) + " now, " + number(most) + " at most" : "known within half a minute";
-  if (caption.told !== told) {
-    caption.told = told;
-    caption.replaceChildren(make("b", "", what), ": " + told);
-  }
-  const width = chart.clientWidth || 480, height = 132, left = 44, right = width - 2, head = 8, foot = height - 20;
-  // A daemon that has just started has not much to show: the axis is as long as that needs.
-  const now = Date.now(), age = points.length ? (now - points[0].at) / 60000 : 0;
-  const minutes = [4, 10, 20, 60].find((length) => age <= length) || 60;
-  const top = roundUp(most);
-  const x = (at) => (left + Math.max(0, 1 - (now - at) / 60000 / minutes) * (right - left)).toFixed(1);
-  const y = (value) => (foot - value / top * (foot - head)).toFixed(1);
-  const shapes = [];
-  for (const value of [0, top / 2, top]) {
-    shapes.push(svg("line", { class: "grid", x1: left, x2: right, y1: y(value), y2: y(value) }));
-    if (Number.isInteger(value)) shapes.push(svg("text", { x: left - 6, y: Number(y(value)) + 4, "text-anchor": "end" }, number(value)));
-  }
-  for (const [part, anchor] of [[1, "start"], [0.5, "middle"], [0, "end"]]) {
-    const label = part ? minutes * part + " min ago" : "now";
-    shapes.push(svg("text", { x: left + (1 - part) * (right - left), y: height - 4, "text-anchor": anchor }, label));
-  }
-  const shown = points.filter((point) => now - point.at <= 3600e3);
-  if (shown.length > 1) {
-    const line = shown.map((point) => x(point.at) + "," + y(point.value)).join(" L");
-    shapes.push(svg("path", { class: "area", d: "M" + x(shown[0].at) + "," + foot + " L" + line + " L" + x(shown.at(-1).at) + "," + foot + " Z" }));
-    shapes.push(svg("path", { class: "line", d: "M" + line }));
-  }
-  chart.setAttribute("viewBox", "0 0 " + width + " " + height);
-  chart.replaceChildren(...shapes);
-}
-function plots() {
-  // Each over the minute before it: samples come every ten seconds.
-  const rates = samples.slice(1).map((sample, at) => {
-    const before = samples[Math.max(0, at - 5)], seconds = (sample.at - before.at) / 1000;
-    return { at: sample.at, value: seconds > 0 ? Math.max(0, sample.delivered - before.delivered) * 60 / seconds : 0 };
-  });
-  plot("delivered", "Files delivered a minute", rates);
-  plot("waiting", "Files waiting", samples.map((sample) => ({ at: sample.at, value: sample.backlog })));
 }
 
 function health(kind, text) {
