@@ -28,6 +28,7 @@ mod imports;
 mod journal_damage;
 mod limits;
 mod main_job;
+mod metrics;
 mod mount;
 mod network;
 mod on_failure;
