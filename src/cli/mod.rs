@@ -3,6 +3,7 @@
 mod check;
 mod control;
 mod demo;
+mod manual;
 mod paint;
 mod run;
 mod sandbox;
@@ -86,6 +87,8 @@ enum Command {
     Rescan(control::pause::Rescan),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
+    Completions(manual::Completions),
+    Man(manual::ManPage),
 }
 
 /// Reads the command line, runs the command, and says how it went.
@@ -119,6 +122,8 @@ pub fn main() -> ExitCode {
         Command::Rescan(args) => control::pause::rescan(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
+        Command::Completions(args) => Ok(manual::completions(&args)),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -27,6 +27,7 @@ mod imports;
 mod journal_damage;
 mod limits;
 mod main_job;
+mod manual;
 mod mount;
 mod network;
 mod on_failure;
