@@ -37,6 +37,7 @@ mod signals;
 mod slots;
 mod slow_link;
 mod spool;
+mod systemd;
 mod tls;
 mod wire;
 mod writers;
