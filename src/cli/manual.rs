@@ -2,7 +2,6 @@
 //!
 //! So neither can be out of date; packages write both when they are built.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,7 +9,7 @@ use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::{Cli, Failure, exit, say};
+use super::{Cli, Failure, exit, print, say};
 use crate::show::Shown;
 
 /// Print the completions of a shell, for it to read.
@@ -42,7 +41,7 @@ pub(super) fn completions(args: &Completions) -> ExitCode {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut command, name, &mut script);
-    print(&script);
+    print(script);
     ExitCode::SUCCESS
 }
 
@@ -62,7 +61,7 @@ pub(super) fn man(args: &ManPage) -> Result<ExitCode, Failure> {
     }
     let mut page = Vec::new();
     Man::new(command.clone()).render(&mut page)?;
-    print(&page);
+    print(page);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -71,10 +70,4 @@ fn unknown(above: &Command, name: &str) -> Failure {
     let advice = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
     let above = above.get_bin_name().unwrap_or(above.get_name());
     Failure::new(exit::USAGE, format!("{name:?} is no command of {above}: {advice}"))
-}
-
-/// A closed pipe is no error, as with [`say`].
-fn print(text: &[u8]) {
-    let mut out = io::stdout().lock();
-    let _ = out.write_all(text).and_then(|()| out.flush());
 }

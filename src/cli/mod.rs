@@ -205,6 +205,13 @@ fn say(line: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// A whole text on standard output, as [`say`] prints a line.
+fn print(text: impl AsRef<[u8]>) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_ref()).and_then(|()| out.flush());
+}
+
 /// A line on standard error.
 fn print_error(message: impl std::fmt::Display) {
     use std::io::Write;

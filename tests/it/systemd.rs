@@ -1,5 +1,6 @@
 //! The files for systemd: its own tools take them, and the unit stays as closed as it was made.
 
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -29,8 +30,7 @@ fn source(name: &str) -> String {
 
 /// The settings of a unit, without comments and blank lines.
 fn settings(unit: &str) -> String {
-    let lines = unit.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
-    lines.map(|line| format!("{line}\n")).collect()
+    unit.split_inclusive('\n').filter(|line| *line != "\n" && !line.starts_with('#')).collect()
 }
 
 /// Both units on this host, with the program where it was built instead of where it is installed.
@@ -142,7 +142,6 @@ fn the_user_and_the_folders_are_made_as_the_unit_expects_them() {
     }
     let Some(output) = tool("systemd-tmpfiles", &[&at_root, "--create", "rocketride-ingest.conf"]) else { return };
     assert!(output.status.success(), "{}", said(&output));
-    use std::os::unix::fs::MetadataExt;
     let state = std::fs::metadata(root.join("var/lib/rocketride-ingest")).unwrap();
     let config = std::fs::metadata(root.join("etc/rocketride-ingest")).unwrap();
     assert_eq!(Some(state.uid().to_string().as_str()), user.split(':').nth(2));
@@ -157,4 +156,50 @@ fn the_limits_name_keys_of_the_kernel() {
         assert!(Path::new(&path).exists(), "{path}");
         value.parse::<u32>().unwrap();
     }
+}
+
+#[test]
+fn the_printed_drop_in_is_one_that_systemd_takes_and_names_what_the_daemon_writes() {
+    let host = Host::new();
+    host.configure("http://127.0.0.1:1", "on_success = { move = \"done\" }\n[[watch]]\npath = '/srv/100% \"of\\ it: ü'\nname = \"odd\"\npipeline = \"test\"");
+    let (code, dropin, error) = host.output(&["check", "--print-dropin"]);
+    assert_eq!(code, 0, "{error}");
+    let inbox = host.inbox();
+    for line in [
+        format!("RequiresMountsFor={}", inbox.display()),
+        // Beneath /tmp, which the unit replaces.
+        format!("BindPaths=-{}", inbox.display()),
+        format!("LoadCredential=key:{}", host.path("key").display()),
+        r#"ReadWritePaths="-/srv/100%% \"of\\ it: ü""#.to_owned(),
+    ] {
+        assert!(dropin.lines().any(|there| there == line), "{line} is not in:\n{dropin}");
+    }
+    assert_eq!(host.output(&["check", "--print-dropin"]).1, dropin, "the same every time");
+
+    let [unit, _] = units(&host);
+    let place = "rocketride-ingest.service.d/override.conf";
+    host.write(place, &dropin);
+    let Some(output) = tool("systemd-analyze", &["verify", unit.to_str().unwrap()]) else { return };
+    assert!(output.status.success() && said(&output).is_empty(), "{}", said(&output));
+    // It would have said something: the same place is read.
+    host.write(place, dropin + "Unheard=of\n");
+    let Some(output) = tool("systemd-analyze", &["verify", unit.to_str().unwrap()]) else { return };
+    assert!(said(&output).contains("Unheard"), "{}", said(&output));
+}
+
+#[test]
+fn the_printed_drop_in_joins_the_group_that_may_write_into_an_inbox() {
+    let host = Host::new();
+    host.configure("http://127.0.0.1:1", "");
+    std::fs::set_permissions(host.inbox(), std::fs::Permissions::from_mode(0o2775)).unwrap();
+    // Every Debian has the group `users`; any number will do elsewhere.
+    if let Err(error) = std::os::unix::fs::chown(host.inbox(), None, Some(100)) {
+        return skipped(&format!("cannot give the inbox to another group: {error}"));
+    }
+    let groups = std::fs::read_to_string("/etc/group").unwrap();
+    let name = groups.lines().find(|line| line.split(':').nth(2) == Some("100"));
+    let name = name.map_or("100", |line| line.split(':').next().unwrap());
+    let (code, dropin, error) = host.output(&["check", "--print-dropin"]);
+    assert_eq!(code, 0, "{error}");
+    assert!(dropin.contains(&format!("\nSupplementaryGroups={name}\n")), "{dropin}");
 }
