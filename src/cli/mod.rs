@@ -64,7 +64,8 @@ struct Global {
     /// By default `admin.socket` of the configuration file if that can be read, else as systemd says.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// How log lines look: `auto` is pretty on a terminal, else json.
+    /// How the log looks, auto, pretty, json or journald: `auto` is journald under systemd, pretty on a terminal, else
+    /// json.
     #[arg(long, global = true, value_name = "FORMAT", value_parser = parse::<LogFormat>)]
     log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug or trace; also per module, as in `info,rocketride_ingest::intake=debug`.

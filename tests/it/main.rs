@@ -25,6 +25,7 @@ mod host_space;
 mod hostile;
 mod imports;
 mod journal_damage;
+mod journald;
 mod limits;
 mod main_job;
 mod manual;
