@@ -24,7 +24,7 @@ const MAX_ATTEMPTS: u32 = 1000;
 const TICK: Duration = Duration::from_millis(100);
 
 /// What holds for every connection; what a pipeline may override stands in [`super::Pipeline`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     /// Name lookup, TCP, TLS and upgrade.
     pub connect_timeout: Duration,
@@ -42,8 +42,16 @@ pub struct Server {
     pub instance: Option<String>,
 }
 
+impl Server {
+    /// Whether connections are made and used in the same way.
+    pub fn is_same_way(&self, other: &Self) -> bool {
+        let neither = |server: &Self| Self { drain_timeout: Duration::ZERO, instance: None, ..server.clone() };
+        neither(self) == neither(other)
+    }
+}
+
 /// How often and when a file is tried again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// Attempts until a file is a dead letter.
     pub attempts: u32,
@@ -54,7 +62,7 @@ pub struct Retry {
 }
 
 /// Where the daemon remembers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct State {
     /// Absolute.
     pub directory: PathBuf,
@@ -62,6 +70,8 @@ pub struct State {
     pub min_free: u64,
     /// Bytes of results that may wait here for a folder that can be written; 0: none.
     pub max_spool: u64,
+    /// How long the journal knows of files that came to their end and are gone.
+    pub finished_retention: Duration,
 }
 
 pub(super) fn server(
@@ -139,5 +149,11 @@ pub(super) fn state(
     let label = "the state directory".to_owned();
     territories.push(Territory { user: User::State, label, path: paths::normalised(&directory), span });
     let size = |written: Option<Spanned<Size>>, default| written.map_or(default, |size| size.into_inner().0);
-    State { directory, min_free: size(written.min_free, 1 << 30), max_spool: size(written.max_spool, 5 << 30) }
+    let retention = time_within(written.finished_retention, 7 * 24 * HOUR, MINUTE..=3650 * 24 * HOUR, problems);
+    State {
+        directory,
+        min_free: size(written.min_free, 1 << 30),
+        max_spool: size(written.max_spool, 5 << 30),
+        finished_retention: retention,
+    }
 }

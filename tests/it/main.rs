@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod after;
+mod audit;
 mod cli;
 mod control;
 mod crashes;
@@ -32,12 +33,14 @@ mod manual;
 mod mount;
 mod network;
 mod on_failure;
+mod reload;
 mod secrets;
 mod send;
 mod signals;
 mod slots;
 mod slow_link;
 mod spool;
+mod storm;
 mod systemd;
 mod tls;
 mod wire;
