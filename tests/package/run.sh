@@ -9,7 +9,8 @@ if [ "$(id -u)" -ne 0 ] || ! unshare --mount true 2>/dev/null; then
     exit 0
 fi
 
-package=$(realpath "$(packaging/build-deb.sh "${1:-release}")")
+package=$(packaging/build-deb.sh "${1:-release}")
+package=$(realpath "$package")
 dpkg-deb --info "$package"
 
 copy=$(mktemp -d)
