@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::guard::{self, Access, Asked, Caller, Refusal};
 use super::wire::{Allowed, Page, Problem, Selection, Target};
-use super::{Desk, health, list, metrics, page, repair, status};
+use super::{Desk, explain, health, list, metrics, page, repair, status};
 use crate::blocking::blocking;
 use crate::show::escaped;
 
@@ -34,6 +34,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/api/status", get(show_status))
         .route("/api/history", get(show_history))
         .route("/api/jobs", get(show_jobs))
+        .route("/api/explain", get(show_explanation))
         .route("/api/retry", post(retry))
         .route("/api/forget", post(forget))
         .route("/api/pause", post(|desk, caller, target| set_paused(desk, caller, target, true)))
@@ -191,6 +192,13 @@ async fn show_status(State(desk): State<Arc<Desk>>) -> Json<super::wire::Status>
 
 async fn show_jobs(State(desk): State<Arc<Desk>>, Query(query): Query<list::Query>) -> Answer<Page> {
     blocking(move || list::page(&desk, &query)).await.map(Json)
+}
+
+async fn show_explanation(
+    State(desk): State<Arc<Desk>>,
+    Query(query): Query<explain::Query>,
+) -> Answer<super::wire::explain::Explanation> {
+    explain::explain(&desk, query.path()?).await.map(Json)
 }
 
 async fn retry(State(desk): State<Arc<Desk>>, Json(selection): Json<Selection>) -> Answer<super::wire::Done> {

@@ -13,6 +13,7 @@
 //! | [`api`] | paths to handlers, arguments in and JSON out |
 //! | [`wire`] | what is said over the socket; the commands read it |
 //! | [`status`], [`list`], [`history`] | views of what is going on |
+//! | [`explain`], [`place`] | everything known of one path; which watch it lies in |
 //! | [`health`], [`metrics`], [`page`] | for machines, for Prometheus, for eyes |
 //! | [`repair`] | send again, forget, pause, resume, rescan |
 //!
@@ -20,6 +21,7 @@
 //! pauses and hints to intake: an operator can do nothing that breaks a promise of the daemon.
 
 pub mod api;
+pub mod explain;
 pub mod guard;
 pub mod health;
 pub mod history;
@@ -27,6 +29,7 @@ pub mod list;
 pub mod listen;
 pub mod metrics;
 pub mod page;
+pub mod place;
 pub mod repair;
 pub mod status;
 pub mod wire;

@@ -44,8 +44,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "blocking", "board", "clock", "config", "delivery", "folder", "identity", "job", "journal", "meters",
-            "panics", "pauses", "progress", "show",
+            "blocking", "board", "clock", "config", "delivery", "folder", "fs", "identity", "intake", "job", "journal",
+            "lease", "meters", "panics", "pauses", "progress", "show", "sidecar",
         ],
     ),
     ("once", &["config", "delivery", "folder", "journal"]),
