@@ -138,7 +138,7 @@ impl Selector {
                 format!("it lies in {target}, where finished files are moved to")
             }
             Skip::Junk => format!(
-                "{} is hidden, or a temporary file as editors and browsers leave it; ignore_junk = false takes such files",
+                "{} is hidden, or temporary as editors and browsers leave it (ignore_junk = false takes such files)",
                 component(&is_junk)
             ),
             Skip::Excluded => {
@@ -290,7 +290,7 @@ mod tests {
     fn a_reason_names_what_of_the_path_it_is_about() {
         for (watch, path, expected) in [
             ("", "a/.git/config", ".git is hidden"),
-            ("", "a/b.pdf.part", "b.pdf.part is hidden, or a temporary"),
+            ("", "a/b.pdf.part", "b.pdf.part is hidden, or temporary"),
             ("exclude = [\"x/\", \"draft*\"]", "draft.pdf", "\"draft*\" of exclude"),
             ("include = [\"*.pdf\", \"*.csv\"]", "a.txt", "\"*.pdf\", \"*.csv\""),
             ("done_marker = \"{name}.ok\"", "a.pdf.ok", "the done_marker of a.pdf"),

@@ -142,7 +142,7 @@ async fn results_are_told_apart_from_a_users_own_file_of_such_a_name() {
         (&result.to_str().unwrap().into(), &true.into())
     );
     assert_eq!(told["job"]["sha256"].as_str().unwrap().len(), 64);
-    assert!(told["next"].as_str().unwrap().contains("nothing: it is done"), "{told}");
+    assert!(told["next"].as_str().unwrap().contains("nothing, it is done"), "{told}");
 
     let told = explain(&host, &result);
     assert!(told["verdict"].as_str().unwrap().contains("one of the daemon's own files"), "{told}");

@@ -224,7 +224,7 @@ fn of_known(facts: &Facts<'_>, job: &Job) -> Story {
             let warning = job.last_error.as_deref().map(|error| format!(" ({})", escaped(error))).unwrap_or_default();
             Story::new(
                 format!("{what}{warning}"),
-                "nothing: it is done. A changed file is sent anew; `retry --force` sends this one again",
+                "nothing, it is done; a changed file is sent anew, and `retry --force` sends this one again",
             )
         }
         JobState::Failed => given_up(facts, job),

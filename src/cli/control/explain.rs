@@ -130,8 +130,12 @@ fn disk(disk: &Disk) -> String {
 
 fn journal(record: &Record, fact: impl Fn(&str, &str)) {
     let job = &record.job;
-    let stale = if record.is_current == Some(false) { ", about an earlier content" } else { "" };
-    fact("journal", &format!("{}, {} when it was first seen whole{stale}", job.state, paint::size(job.size)));
+    let of = match record.is_current {
+        Some(true) => String::new(),
+        Some(false) => format!(", of an earlier content of {}", paint::size(job.size)),
+        None => format!(", of {}", paint::size(job.size)),
+    };
+    fact("journal", &format!("{}{of}", job.state));
     fact("first seen", &time(job.admitted_at));
     match (record.first_attempt_at, job.last_attempt_at) {
         (Some(first), Some(last)) if first != last => {
