@@ -88,6 +88,7 @@ enum Command {
     Pause(control::pause::Pause),
     Resume(control::pause::Resume),
     Rescan(control::pause::Rescan),
+    Reload(control::reload::Args),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
 }
@@ -122,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Pause(args) => control::pause::pause(&cli.global, &args),
         Command::Resume(args) => control::pause::resume(&cli.global, &args),
         Command::Rescan(args) => control::pause::rescan(&cli.global, &args),
+        Command::Reload(args) => control::reload::main(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
     };

@@ -14,7 +14,7 @@ use super::raw::Text;
 const MAX_GLOBS: usize = 1000;
 
 /// What a watch takes and what it leaves alone. All globs match the path relative to the watch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Filters {
     /// Only files that match; none: all files.
     pub include: Option<Globs>,
@@ -28,8 +28,14 @@ pub struct Filters {
 #[derive(Debug, Clone, Default)]
 pub struct Globs {
     set: GlobSet,
-    /// In the order of the set.
+    /// In the order of the set; by them two lists are told apart.
     written: Vec<String>,
+}
+
+impl PartialEq for Globs {
+    fn eq(&self, other: &Self) -> bool {
+        self.written == other.written
+    }
 }
 
 impl Globs {

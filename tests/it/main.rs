@@ -31,6 +31,7 @@ mod main_job;
 mod mount;
 mod network;
 mod on_failure;
+mod reload;
 mod secrets;
 mod send;
 mod signals;
