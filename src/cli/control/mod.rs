@@ -2,6 +2,7 @@
 //!
 //! They need its socket and nothing else: no valid configuration file, and none of its secrets.
 
+pub(super) mod audit;
 pub(super) mod explain;
 pub(super) mod list;
 pub(super) mod pause;
