@@ -136,7 +136,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
     if !options.once {
         let running = parts.running.subscribe();
         let folders = move || running.borrow().folders.clone();
-        let audits = audit::regularly(folders, journal.clone(), identity.clone(), audited_spool);
+        let audits = audit::regularly(folders, journal.clone(), identity.clone(), audited_spool.clone());
         parts.tasks.spawn("the audit".into(), async move { Err(audits.await) });
         let running = parts.running.subscribe();
         let forgets = retention::regularly(
@@ -162,6 +162,8 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
         started_at: unix_millis(),
         reloads,
         reloaded: reloaded.clone(),
+        spool: audited_spool,
+        auditing: Arc::default(),
         stopping: stopped,
     });
     serve_operators(&mut parts.tasks, &config.admin, desk);

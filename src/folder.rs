@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use self::tenures::Tenures;
 use crate::config::Watch;
@@ -21,8 +22,10 @@ use crate::fs::{Dir, Root};
 use crate::job::{Job, Millis};
 use crate::sidecar;
 
-/// Paths that delivery may have waiting for intake; more are found again by the next scan.
-const CHANGED_CAPACITY: usize = 1024;
+/// Words that intake may have waiting; changed paths that find no room are found again by the next scan.
+const WORDS: usize = 1024;
+/// How long intake may take to say how a path stands; it may be reading a large file.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Files with an unfinished move or removal that the first scan remembers; the others wait for the next start.
 const MAX_STRAYS: usize = 10_000;
 /// First pause after a fault of this host; doubled each time up to [`HOLD_MAX`].
@@ -53,8 +56,8 @@ pub struct Folder {
 struct Kept {
     /// Which folder stood at the path when.
     tenures: Mutex<Tenures>,
-    /// Paths whose content changed while they were being sent, for the intake that is there now.
-    changed: Mutex<mpsc::Sender<PathBuf>>,
+    /// To the intake that is there now.
+    words: Mutex<mpsc::Sender<Word>>,
     hold: Mutex<Option<Hold>>,
     /// Temp files that a worker of this process is writing; a sweep leaves them alone.
     temps: Mutex<HashSet<OsString>>,
@@ -62,6 +65,35 @@ struct Kept {
     unplaced: AtomicU64,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
     strays: Mutex<BTreeSet<PathBuf>>,
+}
+
+/// What intake is told or asked.
+#[derive(Debug)]
+pub enum Word {
+    /// A file's content changed while it was being sent.
+    Changed(PathBuf),
+    /// Somebody wants to know how a path stands.
+    Asked(PathBuf, oneshot::Sender<Standing>),
+}
+
+/// How a path stands with intake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// If it is settling: how far that is.
+    pub settling: Option<Settle>,
+    /// Until the whole folder is walked again; none: it is being walked.
+    pub next_walk: Option<Duration>,
+}
+
+/// How far a path has settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settle {
+    /// How long it must look the same.
+    pub quiet: Duration,
+    /// For how long it has looked the same; none before the first look.
+    pub unchanged: Option<Duration>,
+    /// Until it is looked at again.
+    pub next: Duration,
 }
 
 /// Whether a root can be used.
@@ -92,12 +124,12 @@ struct Hold {
 }
 
 impl Folder {
-    /// A folder that nobody has looked at yet, and the receiver of the paths that delivery finds changed.
-    pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<PathBuf>) {
-        let (changed, receiver) = mpsc::channel(CHANGED_CAPACITY);
+    /// A folder that nobody has looked at yet, and what intake is to listen to.
+    pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
+        let (words, receiver) = mpsc::channel(WORDS);
         let kept = Kept {
             tenures: Mutex::default(),
-            changed: Mutex::new(changed),
+            words: Mutex::new(words),
             hold: Mutex::default(),
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
@@ -106,11 +138,11 @@ impl Folder {
         (Self::of(watch, Arc::new(kept)), receiver)
     }
 
-    /// The same folder under another configuration of its watch, and the receiver of the paths that delivery finds changed
-    /// from now on. Nobody has looked at it yet.
-    pub fn renewed(&self, watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<PathBuf>) {
-        let (changed, receiver) = mpsc::channel(CHANGED_CAPACITY);
-        *lock(&self.kept.changed) = changed;
+    /// The same folder under another configuration of its watch, and what intake is to listen to from now on. Nobody has
+    /// looked at it yet.
+    pub fn renewed(&self, watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
+        let (words, receiver) = mpsc::channel(WORDS);
+        *lock(&self.kept.words) = words;
         (Self::of(watch, self.kept.clone()), receiver)
     }
 
@@ -168,7 +200,14 @@ impl Folder {
     /// Tells intake that a file is not what it was; it settles again.
     pub fn report_changed(&self, rel: PathBuf) {
         // A full channel loses nothing: the job is looked at again when it is due, and scans see the file.
-        let _ = lock(&self.kept.changed).try_send(rel);
+        let _ = lock(&self.kept.words).try_send(Word::Changed(rel));
+    }
+
+    /// Asks intake how a path stands. None if it does not answer in time: its root is unavailable, or it is busy.
+    pub async fn standing(&self, rel: PathBuf) -> Option<Standing> {
+        let (answer, standing) = oneshot::channel();
+        lock(&self.kept.words).try_send(Word::Asked(rel, answer)).ok()?;
+        timeout(ANSWER_TIMEOUT, standing).await.ok()?.ok()
     }
 
     /// How many paths are settling, or have yet to go where an earlier run was to put them.

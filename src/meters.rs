@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounterVec, Opts};
+use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts};
 
 /// What every name begins with.
 pub const PREFIX: &str = "rocketride_ingest_";
@@ -43,6 +43,8 @@ pub struct Meters {
     pub rescans: IntCounterVec,
     /// By pipeline and limit: seconds that work was ready and a limit made it wait.
     pub throttled_seconds: CounterVec,
+    /// What the latest audit found that must not be; absent before the first.
+    pub ledger_discrepancies: IntGaugeVec,
 }
 
 static METERS: LazyLock<Meters> = LazyLock::new(Meters::new);
@@ -100,6 +102,14 @@ impl Meters {
                 "Walks of a whole watched folder, by their reason.",
                 &["watch", "reason"],
             ),
+            ledger_discrepancies: IntGaugeVec::new(
+                Opts::new(
+                    name("ledger_discrepancies"),
+                    "What the latest audit found that must not be; absent before the first.",
+                ),
+                &[],
+            )
+            .expect("a valid metric"),
             throttled_seconds: CounterVec::new(
                 Opts::new(name("throttled_seconds_total"), "Time that ready work waited for a limit."),
                 &["pipeline", "limit"],
@@ -109,7 +119,7 @@ impl Meters {
     }
 
     /// All of them, to be registered where they are served.
-    pub fn collectors(&'static self) -> [Box<dyn Collector>; 9] {
+    pub fn collectors(&'static self) -> [Box<dyn Collector>; 10] {
         [
             Box::new(self.files.clone()),
             Box::new(self.uploaded_bytes.clone()),
@@ -120,6 +130,7 @@ impl Meters {
             Box::new(self.files_found_by_scan.clone()),
             Box::new(self.rescans.clone()),
             Box::new(self.throttled_seconds.clone()),
+            Box::new(self.ledger_discrepancies.clone()),
         ]
     }
 
@@ -143,6 +154,12 @@ impl Meters {
     /// A file of a watch came to this end.
     pub fn file_ended(&self, watch: &str, outcome: &str) {
         self.files.with_label_values(&[watch, outcome]).inc();
+    }
+
+    /// An audit found so much that must not be.
+    pub fn audited(&self, differences: u64) {
+        let differences = i64::try_from(differences).unwrap_or(i64::MAX);
+        self.ledger_discrepancies.with_label_values::<&str>(&[]).set(differences);
     }
 
     /// A limit made ready work of a pipeline wait.

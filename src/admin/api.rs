@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::guard::{self, Access, Asked, Caller, Refusal};
 use super::wire::{Allowed, Page, Problem, Reloaded, Selection, Target};
-use super::{Desk, health, list, metrics, page, repair, status};
+use super::{Desk, audited, explain, health, list, metrics, page, repair, status};
 use crate::blocking::blocking;
 use crate::show::escaped;
 
@@ -35,6 +35,8 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/api/status", get(show_status))
         .route("/api/history", get(show_history))
         .route("/api/jobs", get(show_jobs))
+        .route("/api/explain", get(show_explanation))
+        .route("/api/audit", post(run_audit))
         .route("/api/retry", post(retry))
         .route("/api/forget", post(forget))
         .route("/api/pause", post(|desk, caller, target| set_paused(desk, caller, target, true)))
@@ -193,6 +195,17 @@ async fn show_status(State(desk): State<Arc<Desk>>) -> Json<super::wire::Status>
 
 async fn show_jobs(State(desk): State<Arc<Desk>>, Query(query): Query<list::Query>) -> Answer<Page> {
     blocking(move || list::page(&desk, &query)).await.map(Json)
+}
+
+async fn show_explanation(
+    State(desk): State<Arc<Desk>>,
+    Query(query): Query<explain::Query>,
+) -> Answer<super::wire::explain::Explanation> {
+    explain::explain(&desk, query.path()?).await.map(Json)
+}
+
+async fn run_audit(State(desk): State<Arc<Desk>>) -> Answer<super::wire::audit::Audited> {
+    audited::audit(&desk).await.map(Json)
 }
 
 async fn retry(State(desk): State<Arc<Desk>>, Json(selection): Json<Selection>) -> Answer<super::wire::Done> {

@@ -13,13 +13,17 @@
 //! | [`api`] | paths to handlers, arguments in and JSON out |
 //! | [`wire`] | what is said over the socket; the commands read it |
 //! | [`status`], [`list`], [`history`] | views of what is going on |
+//! | [`explain`], [`place`] | everything known of one path; which watch it lies in |
 //! | [`health`], [`metrics`], [`page`] | for machines, for Prometheus, for eyes |
+//! | [`audited`] | an audit because an operator asks for one |
 //! | [`repair`] | send again, forget, pause, resume, rescan |
 //!
 //! It reads the journal, the folders and the pipelines' lines, and changes things only through the journal's table, the
 //! pauses and hints to intake: an operator can do nothing that breaks a promise of the daemon.
 
 pub mod api;
+pub mod audited;
+pub mod explain;
 pub mod guard;
 pub mod health;
 pub mod history;
@@ -27,6 +31,7 @@ pub mod list;
 pub mod listen;
 pub mod metrics;
 pub mod page;
+pub mod place;
 pub mod repair;
 pub mod status;
 pub mod wire;
@@ -34,13 +39,14 @@ pub mod wire;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
 use self::history::History;
 use self::wire::Reloaded;
 use crate::board::Board;
 use crate::config::Config;
 use crate::delivery::pipeline::Line;
+use crate::delivery::spool::Spool;
 use crate::folder::Folder;
 use crate::identity::Identity;
 use crate::job::Millis;
@@ -92,6 +98,10 @@ pub struct Desk {
     pub reloaded: Arc<AtomicBool>,
     /// When the daemon started.
     pub started_at: Millis,
+    /// Results that wait for a folder.
+    pub spool: Arc<Spool>,
+    /// Held by the audit that an operator asked for.
+    pub auditing: Arc<Mutex<()>>,
     /// True once the daemon stops.
     pub stopping: watch::Receiver<bool>,
 }

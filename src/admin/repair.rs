@@ -2,13 +2,14 @@
 //!
 //! Every change is an event of the job table or a hint, so nothing here can lose a file. It never touches files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 
 use super::api::Failure;
 use super::list::{self, Filter};
+use super::place::key_of;
 use super::wire::{Done, Selection, Target, Targets, WirePath};
 use super::{Desk, Running};
 use crate::blocking::blocking;
@@ -152,14 +153,6 @@ fn named_jobs(desk: &Desk, selection: &Selection) -> Result<(Found, Vec<String>)
         }
     }
     Ok((found, refused))
-}
-
-/// The key of a file and its path beneath its watch, if it lies in one.
-pub fn key_of(running: &Running, path: &Path) -> Option<(FileKey, PathBuf)> {
-    running.folders.iter().find_map(|folder| {
-        let rel = path.strip_prefix(&folder.watch.path).ok()?;
-        (!rel.as_os_str().is_empty()).then(|| (FileKey::new(folder.watch.id, rel), rel.to_owned()))
-    })
 }
 
 /// Pauses or resumes. Without a target, everything. Blocks.

@@ -64,7 +64,7 @@ fn watch(desk: &Desk, folder: &Folder, paused: &Paused) -> Watch {
     }
 }
 
-fn transfer(flight: &Flight) -> Transfer {
+pub(super) fn transfer(flight: &Flight) -> Transfer {
     Transfer {
         watch: flight.watch.clone(),
         path: Shown(&flight.path).to_string(),

@@ -3,6 +3,9 @@
 //! Paths stand in them as text: what is not UTF-8 is shown as [`crate::show::Shown`] shows it. Times are milliseconds since
 //! the epoch here and made readable by whoever prints them. It must not know where the values come from.
 
+pub mod audit;
+pub mod explain;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -30,6 +30,7 @@ use crate::folder::{Availability, Folder};
 use crate::fs::Root;
 use crate::identity::Identity;
 use crate::journal::{Failure, Journal};
+use crate::meters::meters;
 use inputs::Inputs;
 use records::Records;
 
@@ -102,6 +103,9 @@ impl Pace {
     /// For a running daemon.
     pub const GENTLE: Self =
         Self { pause: Duration::from_millis(5), again_after: Duration::from_secs(30), grace: Duration::from_secs(60) };
+    /// An operator waits for it, beside a running daemon.
+    pub const ASKED_FOR: Self =
+        Self { pause: Duration::from_millis(1), again_after: Duration::from_secs(3), grace: Duration::from_secs(60) };
     /// While nothing else runs.
     pub const ALONE: Self = Self { pause: Duration::ZERO, again_after: Duration::ZERO, grace: Duration::from_secs(60) };
 }
@@ -147,7 +151,9 @@ impl Audit {
             }
             spool::confirm(&run, &mut in_spool)?;
         }
-        Ok(Report { watches, spool: in_spool })
+        let report = Report { watches, spool: in_spool };
+        meters().audited(report.differences());
+        Ok(report)
     }
 
     /// The path that a message names a spooled result by.

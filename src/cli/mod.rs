@@ -21,6 +21,9 @@ use crate::telemetry;
 /// Where the configuration is looked for by default.
 const DEFAULT_CONFIG: &str = "/etc/rocketride-ingest/config.toml";
 
+/// Heading of the options that every command takes, so that they do not stand between its own.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Exit codes, as `sysexits.h` has them where it has one.
 pub mod exit {
     /// Something failed; standard error says what.
@@ -57,19 +60,19 @@ struct Cli {
 #[derive(Debug, clap::Args)]
 struct Global {
     /// The configuration file.
-    #[arg(long, global = true, value_name = "FILE", env = "ROCKETRIDE_INGEST_CONFIG", default_value = DEFAULT_CONFIG)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", env = "ROCKETRIDE_INGEST_CONFIG", default_value = DEFAULT_CONFIG)]
     config: PathBuf,
     /// Where the running daemon listens, for the commands that talk to it.
     ///
     /// By default `admin.socket` of the configuration file if that can be read, else as systemd says.
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// How the log looks, auto, pretty, json or journald: `auto` is journald under systemd, pretty on a terminal, else
     /// json.
-    #[arg(long, global = true, value_name = "FORMAT", value_parser = parse::<LogFormat>)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FORMAT", value_parser = parse::<LogFormat>)]
     log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug or trace; also per module, as in `info,rocketride_ingest::intake=debug`.
-    #[arg(long, global = true, value_name = "LEVEL", value_parser = parse::<LogLevel>)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "LEVEL", value_parser = parse::<LogLevel>)]
     log_level: Option<LogLevel>,
 }
 
@@ -81,6 +84,8 @@ enum Command {
     Send(send::Args),
     Status(control::status::Args),
     List(control::list::Args),
+    Explain(control::explain::Args),
+    Audit(control::audit::Args),
     Retry(control::repair::Retry),
     Forget(control::repair::Forget),
     Pause(control::pause::Pause),
@@ -117,6 +122,8 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::main(&cli.global, &args),
         Command::Status(args) => control::status::main(&cli.global, &args),
         Command::List(args) => control::list::main(&cli.global, &args),
+        Command::Explain(args) => control::explain::main(&cli.global, &args),
+        Command::Audit(args) => control::audit::main(&cli.global, &args),
         Command::Retry(args) => control::repair::retry(&cli.global, &args),
         Command::Forget(args) => control::repair::forget(&cli.global, &args),
         Command::Pause(args) => control::pause::pause(&cli.global, &args),

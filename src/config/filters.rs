@@ -3,6 +3,8 @@
 //! A pattern without a slash is about the name of a file at any depth; one with a slash is about the whole path relative
 //! to the watch; one with a slash at its end is about everything inside a folder. `*` and `?` never match a slash.
 
+use std::path::Path;
+
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::problem::Problems;
@@ -12,35 +14,56 @@ use super::raw::Text;
 const MAX_GLOBS: usize = 1000;
 
 /// What a watch takes and what it leaves alone. All globs match the path relative to the watch.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Filters {
     /// Only files that match; none: all files.
-    pub include: Option<GlobSet>,
+    pub include: Option<Globs>,
     /// Files that are left alone even when included.
-    pub exclude: GlobSet,
+    pub exclude: Globs,
     /// Whether files that are evidently not meant are left alone too (dotfiles, temporary files of editors and browsers).
     pub ignore_junk: bool,
-    /// The patterns as they were written, by which two of these are told apart.
-    written: (Vec<String>, Vec<String>),
 }
 
-impl PartialEq for Filters {
+/// A list of patterns, as one matcher and as they were written.
+#[derive(Debug, Clone, Default)]
+pub struct Globs {
+    set: GlobSet,
+    /// In the order of the set; by them two lists are told apart.
+    written: Vec<String>,
+}
+
+impl PartialEq for Globs {
     fn eq(&self, other: &Self) -> bool {
-        (&self.written, self.ignore_junk) == (&other.written, other.ignore_junk)
+        self.written == other.written
+    }
+}
+
+impl Globs {
+    /// Whether one of them matches.
+    pub fn is_match(&self, rel: impl AsRef<Path>) -> bool {
+        self.set.is_match(rel)
+    }
+
+    /// The first of them that matches, as it was written.
+    pub fn matching(&self, rel: impl AsRef<Path>) -> Option<&str> {
+        self.set.matches(rel).first().and_then(|index| self.written.get(*index)).map(String::as_str)
+    }
+
+    /// All of them, as they were written.
+    pub fn written(&self) -> &[String] {
+        &self.written
     }
 }
 
 impl Filters {
     pub(super) fn new(include: &[Text], exclude: &[Text], ignore_junk: bool, problems: &mut Problems<'_>) -> Self {
         let set = (!include.is_empty()).then(|| glob_set(include, problems));
-        let texts = |list: &[Text]| list.iter().map(|text| text.get_ref().clone()).collect();
-        let written = (texts(include), texts(exclude));
-        Self { include: set, exclude: glob_set(exclude, problems), ignore_junk, written }
+        Self { include: set, exclude: glob_set(exclude, problems), ignore_junk }
     }
 }
 
-fn glob_set(patterns: &[Text], problems: &mut Problems<'_>) -> GlobSet {
-    let mut set = GlobSetBuilder::new();
+fn glob_set(patterns: &[Text], problems: &mut Problems<'_>) -> Globs {
+    let (mut set, mut kept) = (GlobSetBuilder::new(), Vec::new());
     if let Some(pattern) = patterns.get(MAX_GLOBS) {
         problems.at(&pattern.span(), format!("more than {MAX_GLOBS} patterns; shorten the list"));
     }
@@ -60,6 +83,7 @@ fn glob_set(patterns: &[Text], problems: &mut Problems<'_>) -> GlobSet {
         match GlobBuilder::new(&whole_path(written)).literal_separator(true).build() {
             Ok(glob) => {
                 set.add(glob);
+                kept.push(written.clone());
             }
             Err(error) => {
                 let message = format!("the glob {written:?} is wrong: {}; correct it, or escape with \\", error.kind());
@@ -68,11 +92,11 @@ fn glob_set(patterns: &[Text], problems: &mut Problems<'_>) -> GlobSet {
         }
     }
     match set.build() {
-        Ok(set) => set,
+        Ok(set) => Globs { set, written: kept },
         Err(error) => {
             let span = patterns.first().map_or(0..0, Text::span);
             problems.at(&span, format!("the globs are too large together: {}; shorten the list", error.kind()));
-            GlobSet::empty()
+            Globs::default()
         }
     }
 }
@@ -97,7 +121,7 @@ mod tests {
     fn matches(pattern: &str, path: &str) -> bool {
         let text = format!("x = [{pattern:?}]");
         let list: std::collections::BTreeMap<String, Vec<Text>> = toml::from_str(&text).unwrap();
-        let mut problems = Problems::parse(&text, std::path::Path::new("x"));
+        let mut problems = Problems::parse(&text, Path::new("x"));
         let set = glob_set(&list["x"], &mut problems);
         assert!(problems.is_empty());
         set.is_match(path)
@@ -115,6 +139,17 @@ mod tests {
         assert!(matches("in/*.csv", "in/a.csv") && !matches("in/*.csv", "in/deep/a.csv"));
         assert!(!matches("in/*.csv", "x/in/a.csv") && matches("**/in/*.csv", "x/in/a.csv"));
         assert!(matches("/*.csv", "a.csv") && !matches("/*.csv", "x/a.csv"));
+    }
+
+    #[test]
+    fn the_pattern_that_matched_is_known_as_it_was_written() {
+        let text = "x = [\"a/\", \"/b*\", \"*.csv\"]";
+        let list: std::collections::BTreeMap<String, Vec<Text>> = toml::from_str(text).unwrap();
+        let globs = glob_set(&list["x"], &mut Problems::parse(text, Path::new("x")));
+        assert_eq!(globs.written(), ["a/", "/b*", "*.csv"]);
+        for (path, pattern) in [("a/b", Some("a/")), ("b.csv", Some("/b*")), ("x/b.csv", Some("*.csv")), ("c", None)] {
+            assert_eq!(globs.matching(path), pattern, "{path}");
+        }
     }
 
     #[test]

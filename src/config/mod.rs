@@ -31,7 +31,7 @@ use toml::Spanned;
 
 pub use admin::{Admin, DEFAULT_SOCKET, MAX_SOCKET_PATH, default_socket, socket_in};
 pub use environment::{DEFAULT_CREDENTIAL, Environment};
-pub use filters::Filters;
+pub use filters::{Filters, Globs};
 pub use general::{DEFAULT_STATE_DIRECTORY, Retry, Server, State};
 pub use log::{Log, LogFormat, LogLevel};
 pub use marker::Marker;

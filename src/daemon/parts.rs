@@ -23,7 +23,7 @@ use crate::config::{Config, Environment, Pipeline, Watch};
 use crate::delivery::dispatch::Order;
 use crate::delivery::pipeline::Line;
 use crate::delivery::started::Started;
-use crate::folder::{Availability, Folder};
+use crate::folder::{Availability, Folder, Word};
 use crate::identity::Identity;
 use crate::intake::Intake;
 use crate::intake::overlap::{self, Roots};
@@ -108,8 +108,8 @@ impl Parts {
         let config = self.config.clone();
         let (mut folders, mut lines) = (Vec::new(), Vec::new());
         for watch in &config.watches {
-            let (folder, changed) = Folder::new(watch.clone());
-            self.take_in(&folder, changed, folders.last());
+            let (folder, words) = Folder::new(watch.clone());
+            self.take_in(&folder, words, folders.last());
             folders.push(folder);
         }
         for pipeline in &config.pipelines {
@@ -119,15 +119,10 @@ impl Parts {
     }
 
     /// Starts the intake of a watch, in place of the one it had. The watches open their folders in their order.
-    fn take_in(
-        &mut self,
-        folder: &Arc<Folder>,
-        changed: mpsc::Receiver<std::path::PathBuf>,
-        earlier: Option<&Arc<Folder>>,
-    ) {
+    fn take_in(&mut self, folder: &Arc<Folder>, words: mpsc::Receiver<Word>, earlier: Option<&Arc<Folder>>) {
         let name = folder.watch.name.clone();
         let intake =
-            Intake::new(folder.clone(), changed, self.journal.clone(), self.identity.clone(), self.roots.clone());
+            Intake::new(folder.clone(), words, self.journal.clone(), self.identity.clone(), self.roots.clone());
         let earlier = earlier.map(|folder| folder.availability());
         let before = self.intakes.remove(&name).map(|(handle, over)| {
             handle.abort();
@@ -262,8 +257,8 @@ impl Parts {
             let known = before.folder(&watch.name);
             let folder = match known {
                 Some(known) if is_among(&plan.changed_watches, &watch.name) => {
-                    let (folder, changed) = known.renewed(watch.clone());
-                    self.take_in(&folder, changed, folders.last());
+                    let (folder, words) = known.renewed(watch.clone());
+                    self.take_in(&folder, words, folders.last());
                     folder
                 }
                 Some(known) => known.clone(),
@@ -272,8 +267,8 @@ impl Parts {
                         parting.abort();
                     }
                     self.journal.watch_came(watch.id, &watch.name, unix_millis()).await?;
-                    let (folder, changed) = Folder::new(watch.clone());
-                    self.take_in(&folder, changed, folders.last());
+                    let (folder, words) = Folder::new(watch.clone());
+                    self.take_in(&folder, words, folders.last());
                     folder
                 }
             };

@@ -39,7 +39,7 @@ use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
-use crate::folder::{Availability, Folder};
+use crate::folder::{Availability, Folder, Standing, Word};
 use crate::fs::{Mounts, Root, RootId, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
@@ -73,8 +73,8 @@ pub struct Intake {
     selector: Arc<Selector>,
     /// The roots of all watches.
     roots: Arc<Roots>,
-    /// Paths that delivery found changed.
-    changed: mpsc::Receiver<PathBuf>,
+    /// What delivery found changed, and what operators ask.
+    words: mpsc::Receiver<Word>,
     settling: Settling,
     /// The monotonic clock of the table begins here.
     started: Instant,
@@ -127,10 +127,10 @@ impl Backend {
 }
 
 impl Intake {
-    /// Intake for a folder; `changed` is what [`Folder::new`] gave.
+    /// Intake for a folder; `words` is what [`Folder::new`] gave.
     pub fn new(
         folder: Arc<Folder>,
-        changed: mpsc::Receiver<PathBuf>,
+        words: mpsc::Receiver<Word>,
         journal: Journal,
         identity: Arc<Identity>,
         roots: Arc<Roots>,
@@ -142,7 +142,7 @@ impl Intake {
             identity,
             selector,
             roots,
-            changed,
+            words,
             settling: Settling::new(MAX_SETTLING),
             started: Instant::now(),
             unsure_said: false,
@@ -276,7 +276,14 @@ impl Intake {
                     }
                 }
                 () = self.folder.rescan_asked_for() => rounds.rescan_now(),
-                Some(rel) = self.changed.recv() => { self.notice(&rel); }
+                Some(word) = self.words.recv() => match word {
+                    Word::Changed(rel) => { self.notice(&rel); }
+                    Word::Asked(rel, answer) => {
+                        let settling = self.settling.standing(&rel, self.started.elapsed());
+                        // Whoever asked may have gone.
+                        let _ = answer.send(Standing { settling, next_walk: rounds.until_next() });
+                    }
+                },
                 Some(Found { path, expected }) = found.recv(), if !self.settling.is_full() => {
                     // The first walk is not about events that were missed.
                     if !expected && self.folder.is_scanned() && self.settling.quiet(&path).is_none() {

@@ -93,6 +93,12 @@ impl Rounds {
         }
     }
 
+    /// Until the whole is walked next; none while it is being walked.
+    pub fn until_next(&self) -> Option<Duration> {
+        let next = self.next.filter(|_| self.whole.is_none())?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
     /// Parts that are being walked or wait for it.
     pub fn parts(&self) -> usize {
         self.parts.len() + usize::from(self.part.is_some())

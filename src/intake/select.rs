@@ -6,11 +6,15 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use crate::config::{Marker, Watch};
+use crate::config::{Globs, Marker, Watch};
+use crate::show::{Shown, escaped};
 use crate::sidecar;
 
 /// Deepest nesting of folders that is walked into; a path this deep is a mistake or an attack.
 pub const MAX_DEPTH: usize = 128;
+
+/// Patterns that are named when none of them matches.
+const SHOWN_PATTERNS: usize = 10;
 
 /// Longest path that a system call takes, in bytes, with the NUL that ends it.
 const PATH_MAX: usize = 4096;
@@ -104,6 +108,64 @@ impl Selector {
             return Err(Skip::NotIncluded);
         }
         Ok(())
+    }
+
+    /// Why a rule leaves a path alone, in words that name what about the path it is.
+    pub fn reason(&self, rel: &Path, skip: Skip) -> String {
+        let shown = |name: &OsStr| Shown(name.as_ref()).to_string();
+        let component = |matches: &dyn Fn(&OsStr) -> bool| {
+            let mut names = rel.components().filter_map(|component| match component {
+                Component::Normal(name) => Some(name),
+                _ => None,
+            });
+            names.find(|name| matches(name)).map_or_else(|| Shown(rel).to_string(), shown)
+        };
+        match skip {
+            Skip::Output => {
+                let own = |name: &OsStr| {
+                    name.as_bytes().starts_with(sidecar::HIDDEN_PREFIX.as_bytes()) || sidecar::is_output(name)
+                };
+                format!("{} is a name that the daemon keeps for its own files", component(&own))
+            }
+            Skip::Marker => {
+                let input = self.marker.as_ref().and_then(|marker| marker.input_of(crate::fs::base_name(rel)));
+                let input = input.as_deref().map(shown).unwrap_or_default();
+                format!("it is the done_marker of {input}, and no input itself")
+            }
+            Skip::MoveTarget => {
+                let target = self.move_targets.iter().find(|target| rel.starts_with(target));
+                let target = target.map(|target| Shown(target).to_string()).unwrap_or_default();
+                format!("it lies in {target}, where finished files are moved to")
+            }
+            Skip::Junk => format!(
+                "{} is hidden, or temporary as editors and browsers leave it (ignore_junk = false takes such files)",
+                component(&is_junk)
+            ),
+            Skip::Excluded => {
+                let pattern = self.filters.exclude.matching(rel).unwrap_or_default();
+                format!("it matches {:?} of exclude", escaped(pattern).to_string())
+            }
+            Skip::NotIncluded => {
+                let written = self.filters.include.as_ref().map(Globs::written).unwrap_or_default();
+                let shown: Vec<_> = written
+                    .iter()
+                    .take(SHOWN_PATTERNS)
+                    .map(|glob| format!("{:?}", escaped(glob).to_string()))
+                    .collect();
+                let more = written.len().saturating_sub(SHOWN_PATTERNS);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                format!("it matches nothing of include, which has {}{more}", shown.join(", "))
+            }
+            Skip::NotRecursive => "it lies in a folder, and the watch is not recursive".to_owned(),
+            Skip::TooDeep => {
+                format!("it is nested in more than {MAX_DEPTH} folders, or its path is longer than {PATH_MAX} bytes")
+            }
+        }
+    }
+
+    /// The pattern of `include` that takes a file, if the watch has any.
+    pub fn included_by(&self, rel: &Path) -> Option<&str> {
+        self.filters.include.as_ref()?.matching(rel)
     }
 
     /// Whether a folder is walked into, or why not; the root itself always is.
@@ -222,6 +284,25 @@ mod tests {
             &selector("include = [\"*.pdf\"]\nexclude = [\"draft*\"]"),
             &[("a.pdf", None), ("sub/a.pdf", None), ("a.txt", Some("include")), ("draft.pdf", Some("exclude"))],
         );
+    }
+
+    #[test]
+    fn a_reason_names_what_of_the_path_it_is_about() {
+        for (watch, path, expected) in [
+            ("", "a/.git/config", ".git is hidden"),
+            ("", "a/b.pdf.part", "b.pdf.part is hidden, or temporary"),
+            ("exclude = [\"x/\", \"draft*\"]", "draft.pdf", "\"draft*\" of exclude"),
+            ("include = [\"*.pdf\", \"*.csv\"]", "a.txt", "\"*.pdf\", \"*.csv\""),
+            ("done_marker = \"{name}.ok\"", "a.pdf.ok", "the done_marker of a.pdf"),
+            ("on_success = { move = \"done\" }", "done/a.pdf", "it lies in done"),
+            ("recursive = false", "sub/a.pdf", "not recursive"),
+            ("", "sub/a.pdf.result.json", "a.pdf.result.json is a name"),
+        ] {
+            let selector = selector(watch);
+            let reason = selector.reason(Path::new(path), selector.file(Path::new(path)).unwrap_err());
+            assert!(reason.contains(expected), "{path}: {reason}");
+        }
+        assert_eq!(selector("include = [\"*.pdf\"]").included_by(Path::new("a.pdf")), Some("*.pdf"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::folder::Settle;
 use crate::job::Generation;
 
 /// Longest quiet that is demanded of a file because it changed while it was sent.
@@ -97,6 +98,13 @@ impl Settling {
     /// The quiet that is demanded of a path; `None` if it is not in the table.
     pub fn quiet(&self, path: &Path) -> Option<Duration> {
         self.entries.get(path).map(|entry| entry.quiet)
+    }
+
+    /// How far a path has settled; `None` if it is not in the table.
+    pub fn standing(&self, path: &Path, now: Duration) -> Option<Settle> {
+        let entry = self.entries.get(path)?;
+        let unchanged = entry.generation.map(|_| now.saturating_sub(entry.since));
+        Some(Settle { quiet: entry.quiet, unchanged, next: entry.next.saturating_sub(now) })
     }
 
     /// Notes how a path looks now and says whether it has settled.
@@ -201,6 +209,17 @@ mod tests {
         assert_eq!(table.look(path, generation(2), at(2)), Verdict::Wait);
         assert_eq!(table.look(path, generation(2), at(3)), Verdict::Wait);
         assert_eq!(table.look(path, generation(2), at(4)), Verdict::Settled);
+    }
+
+    #[test]
+    fn it_can_be_asked_how_far_a_path_has_settled() {
+        let mut table = Settling::new(10);
+        let path = Path::new("a");
+        assert_eq!(table.standing(path, at(0)), None);
+        table.notice(path, QUIET, at(0));
+        assert_eq!(table.standing(path, at(0)), Some(Settle { quiet: QUIET, unchanged: None, next: at(0) }));
+        table.look(path, generation(1), at(1));
+        assert_eq!(table.standing(path, at(2)), Some(Settle { quiet: QUIET, unchanged: Some(at(1)), next: at(1) }));
     }
 
     #[test]

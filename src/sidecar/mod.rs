@@ -136,6 +136,17 @@ pub fn find_object(
     Ok(None)
 }
 
+/// Which file of ours stands at a name, and the input it is about; `None` for a stranger's, or nothing.
+pub fn whose(dir: &Dir, name: &OsStr, identity: &Identity) -> io::Result<Option<(Kind, PathBuf)>> {
+    for kind in [Kind::Result, Kind::Error] {
+        if name.as_bytes().ends_with(kind.suffix().as_bytes()) {
+            let header = read_header(dir, name, kind, identity)?;
+            return Ok(header.map(|header| (kind, PathBuf::from(header.filepath))));
+        }
+    }
+    Ok(None)
+}
+
 /// Reads a file as one of ours about this input; `None` for a stranger's.
 fn read_ours(dir: &Dir, name: OsString, input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Ours>> {
     let header = read_header(dir, &name, kind, identity)?;

@@ -285,3 +285,29 @@ async fn machines_learn_whether_it_lives_and_whether_it_can_work() {
     assert!(get("/healthz").starts_with("HTTP/1.1 200 "), "a dead server is no reason for a restart");
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_names_a_result_that_was_removed_and_has_nothing_to_say_of_an_honest_run() {
+    let address = own_address();
+    let (host, _engine, daemon) = running(&format!("[admin]\nlisten = \"{address}\"")).await;
+    let metric = |value: &str| {
+        let line = format!("rocketride_ingest_ledger_discrepancies {value}");
+        let metrics = http(address, &format!("GET /metrics HTTP/1.1\r\nHost: {address}"), "");
+        metrics.lines().any(|found| found == line)
+    };
+    let files = host.drop_files("f", 3);
+    wait_for("their end", || jobs(&host, &["--state", "done"]).len() == 3).await;
+    assert!(!metric("0"), "nothing is said before the first audit");
+    let (code, out, err) = host.output(&["audit"]);
+    assert!(code == 0 && out.contains("no difference") && out.contains("3 results right"), "{code} {out}{err}");
+    assert!(metric("0"));
+
+    std::fs::remove_file(host.inbox().join(format!("{}.result.json", files[1]))).unwrap();
+    let (code, out, err) = host.output(&["audit"]);
+    assert!(code == 1 && out.contains(&format!("difference  {}: ", files[1])), "{code} {out}{err}");
+    assert!(out.ends_with("1 difference\n"), "{out}");
+    assert!(metric("1"));
+    let (code, audited) = json(&host, &["audit", "--json"]);
+    assert_eq!((code, &audited["differences"], &audited["watches"][0]["results"]), (1, &1.into(), &2.into()));
+    daemon.stop().await;
+}

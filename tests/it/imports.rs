@@ -42,7 +42,7 @@ const RULES: &[(&str, &[&str])] = &[
         "audit",
         &[
             "blocking", "clock", "config", "delivery", "folder", "fs", "identity", "intake", "job", "journal", "lease",
-            "show", "sidecar",
+            "meters", "show", "sidecar",
         ],
     ),
     ("board", &["job"]),
@@ -51,8 +51,8 @@ const RULES: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "blocking", "board", "clock", "config", "delivery", "folder", "identity", "job", "journal", "meters",
-            "panics", "pauses", "progress", "show",
+            "audit", "blocking", "board", "clock", "config", "delivery", "folder", "fs", "identity", "intake", "job",
+            "journal", "lease", "meters", "panics", "pauses", "progress", "show", "sidecar",
         ],
     ),
     ("once", &["config", "delivery", "folder", "journal"]),

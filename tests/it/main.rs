@@ -14,6 +14,7 @@ mod crashes;
 mod credentials;
 mod delivery;
 mod done_marker;
+mod explain;
 mod failing;
 mod failures;
 mod faults;

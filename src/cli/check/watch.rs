@@ -4,13 +4,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use globset::GlobSet;
-
 use super::access::{self, advice, change_names, may};
 use super::report::Report;
 use super::walk::{Found, Tally, look};
 use crate::cli::paint::{count, size, span};
-use crate::config::{Detect, OnSuccess, Watch};
+use crate::config::{Detect, Globs, OnSuccess, Watch};
 use crate::fs::{Dir, Root, base_name};
 use crate::intake::Backend;
 use crate::intake::overlap::{InUse, Roots};
@@ -84,7 +82,7 @@ fn backend(watch: &Watch, root: &Root, report: &mut Report) -> Backend {
 
 /// Finds patterns that cannot be meant, whatever is in the folder. True if there are none.
 fn filters(watch: &Watch, report: &mut Report) -> bool {
-    let everything = |globs: &GlobSet| ANYTHING.iter().all(|path| globs.is_match(path));
+    let everything = |globs: &Globs| ANYTHING.iter().all(|path| globs.is_match(path));
     if everything(&watch.select.exclude) {
         report.warning("exclude matches every name, so nothing is ever sent: correct it");
         return false;

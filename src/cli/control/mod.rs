@@ -2,6 +2,8 @@
 //!
 //! They need its socket and nothing else: no valid configuration file, and none of its secrets.
 
+pub(super) mod audit;
+pub(super) mod explain;
 pub(super) mod list;
 pub(super) mod pause;
 pub(super) mod reload;
@@ -119,6 +121,11 @@ fn unreachable(socket: &Path, error: &io::Error) -> Failure {
         _ => "is it running? See `systemctl status rocketride-ingest`; --socket names another place",
     };
     Failure::new(exit::TEMPORARY, format!("no daemon answers at {}: {error}; {advice}", socket.display()))
+}
+
+/// The path that was meant, absolute.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// A value of a query.

@@ -1,10 +1,10 @@
 //! `retry` and `forget`: what the daemon is to do with files it knows.
 
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Daemon, say_json};
+use super::{Daemon, absolute, say_json};
 use crate::admin::wire::{Done, Selection, WirePath};
 use crate::cli::paint::count;
 use crate::cli::{Failure, Global, exit, print_error, say};
@@ -150,14 +150,9 @@ fn confirmed(verb: &str, files: u64) -> Result<bool, Failure> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// Paths as the daemon knows them: absolute, and through no link, as far as they exist.
+/// Paths as the daemon is told them: absolute. It finds out itself where a path through links or `..` leads.
 fn wire(paths: &[PathBuf]) -> Vec<WirePath> {
     paths.iter().map(|path| WirePath::from(absolute(path).as_path())).collect()
-}
-
-/// The path that was meant, absolute.
-pub(super) fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn moment(text: &str) -> Result<Millis, String> {
