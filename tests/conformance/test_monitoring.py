@@ -47,6 +47,7 @@ METRICS = {
     'state_min_free_bytes': ('gauge', set()),
     'journal_bytes': ('gauge', set()),
     'spooled_results': ('gauge', set()),
+    'ledger_discrepancies': ('gauge', set()),
     'task_panics_total': ('counter', set()),
     'build_info': ('gauge', {'version'}),
 }
@@ -77,7 +78,7 @@ def wait_for(what, condition):
 
 @pytest.fixture(scope='module')
 def metrics(tmp_path_factory):
-    """What is scraped of a daemon that has delivered a file, given one up, and lost its server in the midst of another."""
+    """What is scraped of a daemon that has delivered a file, given one up, lost its server in the midst of another, and audited itself."""
     folder = tmp_path_factory.mktemp('monitored')
     sandbox = Sandbox()
     address = f'127.0.0.1:{free_port()}'
@@ -131,6 +132,9 @@ def metrics(tmp_path_factory):
         sandbox.stop()
         wait_for('its repetition', lambda: f'{PREFIX}retries_total{{' in scrape())
         wait_for('its wait', lambda: f'{PREFIX}oldest_pending_timestamp_seconds{{' in scrape())
+        # Only an audit counts differences.
+        audit = subprocess.run([*command[:-1], 'audit'], env=environment, timeout=PATIENCE, capture_output=True)
+        assert audit.returncode == 0, audit.stdout + audit.stderr
         yield scrape()
     finally:
         daemon.kill()
