@@ -49,8 +49,6 @@ pub(super) struct Context<'e> {
     /// Where the file lies.
     pub(super) directory: PathBuf,
     pub(super) env: &'e Environment,
-    /// Whether nobody else can read the file.
-    pub(super) private: bool,
     /// The `[server]` section.
     pub(super) server: Option<Range<usize>>,
 }
@@ -87,7 +85,7 @@ impl Context<'_> {
         } else if secret.0.expose_secret().contains(|c: char| c.is_control() || c.is_whitespace()) {
             problems.at(span, "must be the secret alone, without blanks");
         }
-        if !self.private {
+        if !problems.is_private(span) {
             problems.at(
                 span,
                 format!("only allowed in a file that nobody else can read: chmod 0600 this file, or use {key}_file"),

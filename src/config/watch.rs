@@ -165,9 +165,8 @@ pub(super) fn build_all(
         let Some(placed) = build(written, problems) else { continue };
         let watch = placed.watch;
         if let Some(first) = names.get(&watch.name) {
-            let line = problems.line(first);
-            let message =
-                format!("the watch of line {line} is called {:?} too; give one of them another name", watch.name);
+            let place = problems.place(first, &placed.name_at);
+            let message = format!("the watch of {place} is called {:?} too; give one of them another name", watch.name);
             problems.at(&placed.name_at, message);
         } else {
             names.insert(watch.name.clone(), placed.name_at);

@@ -1,6 +1,7 @@
 //! The configuration as a whole: what is accepted, and what it means.
 
 mod example;
+mod parts;
 mod problems;
 
 use std::fs;
