@@ -37,6 +37,7 @@ pub(super) struct Server {
     pub(super) api_key_file: Option<Text>,
     pub(super) api_key: Option<Spanned<Hidden>>,
     pub(super) ca_file: Option<Text>,
+    pub(super) proxy: Option<Spanned<Hidden>>,
     pub(super) allow_plaintext: Option<bool>,
     pub(super) connect_timeout: Option<Spanned<Time>>,
     pub(super) request_timeout: Option<Spanned<Time>>,

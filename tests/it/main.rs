@@ -30,6 +30,7 @@ mod main_job;
 mod mount;
 mod network;
 mod on_failure;
+mod proxy;
 mod secrets;
 mod send;
 mod signals;
