@@ -5,6 +5,7 @@
 //! Nothing here connects, watches or creates anything.
 
 mod admin;
+mod effective;
 mod environment;
 mod filters;
 mod general;
@@ -15,6 +16,7 @@ mod pipeline;
 mod problem;
 mod proxy;
 mod raw;
+mod schema;
 mod secret;
 mod source;
 mod units;
@@ -36,6 +38,7 @@ pub use marker::Marker;
 pub use pipeline::{Limits, Pipeline, PipelineLimits, Target};
 pub use problem::{ConfigError, Invalid, MAX_PROBLEMS, Problem};
 pub use proxy::{PROXY_VARIABLE, ProxyRule};
+pub use schema::schema;
 pub use secret::{MAX_SECRET_BYTES, Secret, SecretError};
 pub use source::{MAX_FILE_BYTES, MAX_FILES};
 pub use watch::{Detect, OnFailure, OnSuccess, ResultMode, Results, Watch};

@@ -206,7 +206,7 @@ impl<'t> Problems<'t> {
 
     /// Where a value stands, for one who reads about another: `line 7`, or with its file if that is another one.
     pub(super) fn place(&self, span: &Range<usize>, seen_from: &Range<usize>) -> String {
-        self.sources.place(span.start, seen_from.start)
+        self.sources.place(span.start, Some(seen_from.start))
     }
 
     /// The value if nothing is wrong, else everything that is.

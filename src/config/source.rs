@@ -130,11 +130,12 @@ impl Sources {
         (&file.origin, &text[..at], &text[at..])
     }
 
-    /// Where this offset lies, for one who reads about another offset: `line 7`, or the file as well.
-    pub(super) fn place(&self, offset: usize, seen_from: usize) -> String {
+    /// Where this offset lies: file and line, or only `line 7` for one who reads about another offset of that file.
+    pub(super) fn place(&self, offset: usize, seen_from: Option<usize>) -> String {
         let (origin, before, _) = self.split(offset);
         let line = before.matches('\n').count() + 1;
-        if origin == self.split(seen_from).0 { format!("line {line}") } else { format!("{}:{line}", Shown(origin)) }
+        let known = seen_from.is_some_and(|offset| origin == self.split(offset).0);
+        if known { format!("line {line}") } else { format!("{}:{line}", Shown(origin)) }
     }
 
     /// All texts as one document. Tells `wrong` of everything that is no TOML (with an empty key), and of what stands in
@@ -178,7 +179,7 @@ impl Sources {
                     let DeValue::Table(all) = all.get_mut() else { continue };
                     for (name, pipeline) in pipelines {
                         if let Some((first, _)) = all.get_key_value(name.get_ref().as_ref()) {
-                            let place = self.place(first.span().start, name.span().start);
+                            let place = self.place(first.span().start, Some(name.span().start));
                             let message = format!("defined already ({place}); remove one of the two, or rename it");
                             wrong(name.span(), format!("pipelines.{}", name.get_ref()), message);
                         } else {

@@ -112,6 +112,17 @@ pub enum Detect {
     Poll,
 }
 
+impl Detect {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Events => "events",
+            Self::Poll => "poll",
+        }
+    }
+}
+
 /// About result files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Results {

@@ -1,8 +1,10 @@
 //! The configuration as a whole: what is accepted, and what it means.
 
+mod effective;
 mod example;
 mod parts;
 mod problems;
+mod schema;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
