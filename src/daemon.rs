@@ -7,40 +7,48 @@
 //! Every task is supervised: a panic or a failed journal ends the daemon with an error (better down than wrong),
 //! and the service manager starts it again. A stop lets what is in flight finish within `drain_timeout`.
 
-use std::collections::HashMap;
+mod parts;
+pub mod plan;
+mod tasks;
+
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use tokio::sync::watch;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 
+use self::parts::{Parts, ReloadError};
+use self::tasks::{Tasks, panicked};
 use crate::admin::history::History;
-use crate::admin::{self, Desk, Running};
+use crate::admin::wire::Reloaded;
+use crate::admin::{self, Desk};
 use crate::blocking::blocking;
 use crate::board::Board;
 use crate::clock::unix_millis;
-use crate::config::Config;
+use crate::config::{Admin, Config};
 use crate::crash;
 use crate::delivery::dispatch::{Dispatcher, Shared};
 use crate::delivery::pipeline::Line;
 use crate::delivery::spool::{Spool, SpoolError};
-use crate::folder::{Availability, Folder};
+use crate::delivery::started::Started;
 use crate::identity::{Identity, IdentityError};
-use crate::intake::Intake;
-use crate::intake::overlap::{self, Roots};
 use crate::journal::{Failure, Journal, OpenError};
 use crate::lease;
 use crate::once::{self, Once};
-use crate::panics::{self, TaskName};
+use crate::panics;
 use crate::pauses::{Pauses, PausesError};
-use crate::service::{extending, feed_watchdog, notify};
+use crate::service::{extending, feed_watchdog, notify, notify_reloading};
+use crate::signals::Signals;
 
 /// How often the status line of the service manager is renewed.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// What the dispatcher goes by.
 const DISPATCHER: &str = "the dispatcher";
+/// What is said to whoever wants a single pass to reload.
+const NOT_ONCE: &str = "this daemon runs once and then ends: it does not reload";
 
 /// How to run.
 #[derive(Debug, Clone, Copy, Default)]
@@ -86,39 +94,10 @@ pub enum DaemonError {
     Panicked(String),
 }
 
-/// Tasks whose end is seen, with the names they go by.
-#[derive(Default)]
-struct Tasks {
-    set: JoinSet<Result<(), Failure>>,
-    names: HashMap<Id, TaskName>,
-}
-
-impl Tasks {
-    fn spawn(&mut self, name: String, task: impl Future<Output = Result<(), Failure>> + Send + 'static) {
-        let name = TaskName::from(name);
-        let id = self.set.spawn(panics::named(name.clone(), task)).id();
-        self.names.insert(id, name);
-    }
-
-    /// Waits for the next one that fails or panics. Never resolves while none does.
-    async fn failed(&mut self) -> DaemonError {
-        loop {
-            match self.set.join_next_with_id().await {
-                None => std::future::pending().await,
-                Some(Ok((id, Ok(())))) => drop(self.names.remove(&id)),
-                Some(Ok((_, Err(failure)))) => return failure.into(),
-                Some(Err(error)) => {
-                    let name = self.names.get(&error.id()).cloned().unwrap_or_default();
-                    return panicked(&name, error);
-                }
-            }
-        }
-    }
-}
-
 /// Runs the daemon until `stop` says true, or, with `once`, until nothing is left to do.
 #[expect(clippy::too_many_lines, reason = "the wiring is read from the top to the bottom")]
-pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receiver<bool>) -> Result<Ended, DaemonError> {
+pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Result<Ended, DaemonError> {
+    let Signals { mut stop, mut hangups } = signals;
     lease::install_handler().map_err(DaemonError::Signal)?;
     let state_dir = config.state.directory.clone();
     let (journal, opened) = extending("opening the journal", None, blocking(move || Journal::open(&state_dir))).await?;
@@ -134,28 +113,6 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         interrupted = recovered.interrupted, parked = recovered.parked, unparked = recovered.unparked, "starting"
     );
 
-    let mut supervised = Tasks::default();
-    let roots = Arc::<Roots>::default();
-    let mut folders = Vec::new();
-    let mut earlier = None;
-    for watch in &config.watches {
-        let (folder, changed) = Folder::new(watch.clone());
-        let intake = Intake::new(folder.clone(), changed, journal.clone(), identity.clone(), roots.clone());
-        let earlier = earlier.replace(folder.availability());
-        supervised.spawn(format!("intake of watch {:?}", watch.name), async move {
-            overlap::turn(earlier).await;
-            Err(intake.run().await)
-        });
-        folders.push(folder);
-    }
-    let lines: Vec<_> = config.pipelines.iter().map(|pipeline| Line::new(pipeline.clone(), &config)).collect();
-    for line in &lines {
-        let line = line.clone();
-        supervised.spawn(format!("connection of pipeline {:?}", line.config.name), async move {
-            line.run().await;
-            Ok(())
-        });
-    }
     let (stopping, stopped) = watch::channel(false);
     let board = Arc::<Board>::default();
     let shared = Shared {
@@ -166,58 +123,75 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         paused: pauses.follow(),
         stopping: stopped.clone(),
     };
-    let dispatcher = Dispatcher::new(config.clone(), shared, &folders, &lines);
+    let (orders, order_queue) = mpsc::channel(1);
+    let dispatcher = Dispatcher::new(config.clone(), shared, order_queue);
     let progress = dispatcher.progress();
-    let running = Running { config: config.clone(), folders: folders.clone(), lines: lines.clone() };
-    let running = watch::Sender::new(Arc::new(running));
+    let mut dispatcher = tokio::spawn(panics::named(DISPATCHER.into(), dispatcher.run()));
+    let started = Arc::new(Started::load(&config.state.directory));
+    let mut parts = Parts::new(config.clone(), journal.clone(), identity.clone(), board.clone(), started, orders);
+    parts.begin().await?;
+
+    let (reloads, mut asked_to_reload) = mpsc::channel(1);
+    let reloaded = Arc::new(AtomicBool::new(true));
     let desk = Arc::new(Desk {
-        running: running.subscribe(),
+        running: parts.running.subscribe(),
         journal: journal.clone(),
-        identity: identity.clone(),
+        identity,
         pauses,
-        board: board.clone(),
+        board,
         history: History::default(),
         progress: progress.clone(),
         started_at: unix_millis(),
-        stopping: stopped.clone(),
+        reloads,
+        reloaded: reloaded.clone(),
+        stopping: stopped,
     });
-    let (listen, router) = (config.admin.clone(), admin::api::router(desk.clone()));
-    supervised.spawn("the admin socket".into(), async move {
-        admin::listen::serve(&listen, router).await;
-        Ok(())
-    });
-    supervised.spawn("the history".into(), async move {
-        desk.history.record(&desk.journal).await;
-        Ok(())
-    });
-    let mut dispatcher = tokio::spawn(panics::named(DISPATCHER.into(), dispatcher.run()));
+    serve_operators(&mut parts.tasks, &config.admin, desk);
 
-    let once = once::complete(config.clone(), journal.clone(), folders.clone(), lines.clone());
+    let running = parts.running();
+    let mut looked_at = std::pin::pin!(parts::all_looked_at(running.clone()));
+    let once = once::complete(config.clone(), journal.clone(), running.folders.clone(), running.lines.clone());
     let mut once = std::pin::pin!(once);
     let mut watchdog = std::pin::pin!(feed_watchdog(progress.clone()));
     let mut status = tokio::time::interval(STATUS_EVERY);
     let mut ready = false;
     let ended = loop {
+        // Somebody asked, or a signal did.
+        let asked = async {
+            tokio::select! {
+                Some(answer) = asked_to_reload.recv() => Some(answer),
+                Ok(()) = hangups.changed() => None,
+            }
+        };
         tokio::select! {
-            stopped = stop.wait_for(|stop| *stop) => match stopped {
-                Ok(_) => break Ended::Stopped,
+            // The value itself would lock the channel for as long as an answer to another branch takes.
+            stopped = async { stop.wait_for(|stop| *stop).await.map(drop) } => match stopped {
+                Ok(()) => break Ended::Stopped,
                 // Who listens for signals is gone: nobody could stop this daemon any more but by a kill.
                 Err(_) => return Err(DaemonError::Panicked("the thread that listens for signals".into())),
             },
             once = &mut once, if options.once => break Ended::Once(once),
             failure = journal.failed() => return Err(failure.into()),
-            error = supervised.failed() => return Err(error),
+            error = parts.tasks.failed() => return Err(error),
             ended = &mut dispatcher => {
                 dispatched(ended)?;
                 return Err(Failure::Closed.into());
             }
             () = &mut watchdog => {}
-            () = all_looked_at(&folders), if !ready => {
+            () = &mut looked_at, if !ready => {
                 ready = true;
                 notify(&[NotifyState::Ready]);
-                tracing::info!(watches = folders.len(), pipelines = lines.len(), "ready");
+                tracing::info!(watches = running.folders.len(), pipelines = running.lines.len(), "ready");
             }
-            _ = status.tick() => notify(&[NotifyState::Status(&status_line(&journal, &lines))]),
+            _ = status.tick() => notify(&[NotifyState::Status(&status_line(&journal, &parts.running().lines))]),
+            answer = asked => {
+                let outcome = if options.once { Err(NOT_ONCE.to_owned()) } else { reload(&mut parts).await? };
+                reloaded.store(outcome.is_ok(), Ordering::Relaxed);
+                // Whoever asked may be gone.
+                if let Some(answer) = answer {
+                    let _ = answer.send(outcome);
+                }
+            }
         }
     };
 
@@ -231,11 +205,48 @@ pub async fn run(config: Arc<Config>, options: Options, mut stop: watch::Receive
         }
     });
     drained.await?;
-    supervised.set.shutdown().await;
+    parts.tasks.shutdown().await;
     extending("closing the journal", None, journal.close()).await;
     crash::point("daemon.closed");
     tracing::info!("stopped");
     Ok(ended)
+}
+
+/// Serves those who look at the daemon, and takes samples for them.
+fn serve_operators(tasks: &mut Tasks, admin: &Admin, desk: Arc<Desk>) {
+    let (admin, router) = (admin.clone(), admin::api::router(desk.clone()));
+    tasks.spawn("the admin socket".into(), async move {
+        admin::listen::serve(&admin, router).await;
+        Ok(())
+    });
+    tasks.spawn("the history".into(), async move {
+        desk.history.record(&desk.journal).await;
+        Ok(())
+    });
+}
+
+/// Reloads the configuration; a refusal is for whoever asked.
+async fn reload(parts: &mut Parts) -> Result<Result<Reloaded, String>, Failure> {
+    notify_reloading();
+    let outcome = parts.reload().await;
+    notify(&[NotifyState::Ready]);
+    match outcome {
+        Ok(reloaded) => {
+            for change in &reloaded.changes {
+                tracing::info!(change, "reload");
+            }
+            if !reloaded.needs_restart.is_empty() {
+                tracing::warn!(keys = reloaded.needs_restart.join(", "), "reload: these change at a restart only");
+            }
+            tracing::info!(changes = reloaded.changes.len(), "the configuration was reloaded");
+            Ok(Ok(reloaded))
+        }
+        Err(ReloadError::Rejected(rejected)) => {
+            tracing::error!(error = %rejected, "the reload was rejected; everything stays as it was");
+            Ok(Err(rejected.to_string()))
+        }
+        Err(ReloadError::Failed(failure)) => Err(failure),
+    }
 }
 
 /// Passes the dispatcher's failure on, a panic as an error that names it.
@@ -243,23 +254,6 @@ fn dispatched(ended: Result<Result<(), Failure>, JoinError>) -> Result<(), Daemo
     match ended {
         Ok(ended) => Ok(ended?),
         Err(error) => Err(panicked(DISPATCHER, error)),
-    }
-}
-
-/// What is said of a task that panicked, which the log has told in full.
-fn panicked(name: &str, error: JoinError) -> DaemonError {
-    let message = match error.try_into_panic() {
-        Ok(panic) => panics::message(panic.as_ref()).to_owned(),
-        Err(error) => error.to_string(),
-    };
-    DaemonError::Panicked(format!("{name}: {message}"))
-}
-
-/// Resolves when every root has been opened or found unavailable.
-async fn all_looked_at(folders: &[Arc<Folder>]) {
-    for folder in folders {
-        // The sender lives in the folder itself.
-        let _ = folder.availability().wait_for(|root| !matches!(root, Availability::Starting)).await;
     }
 }
 
@@ -280,19 +274,6 @@ fn status_line(journal: &Journal, lines: &[Arc<Line>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn a_task_that_panics_is_named_and_one_that_ends_is_no_failure() {
-        let mut tasks = Tasks::default();
-        tasks.spawn("one that ends".into(), async { Ok(()) });
-        tasks.spawn("intake of watch \"in\"".into(), async { panic!("index {}", 7) });
-        let error = tasks.failed().await;
-        assert_eq!(error.to_string(), "a task panicked: intake of watch \"in\": index 7; this is a defect");
-
-        tasks.spawn("intake".into(), async { Err(Failure::Closed) });
-        assert!(matches!(tasks.failed().await, DaemonError::Journal(Failure::Closed)));
-        assert!(tokio::time::timeout(Duration::from_millis(20), tasks.failed()).await.is_err());
-    }
 
     #[tokio::test]
     async fn a_dispatcher_that_panics_is_named() {

@@ -36,23 +36,30 @@ pub struct Folder {
     /// The watch as configured.
     pub watch: Arc<Watch>,
     root: watch::Sender<Availability>,
-    /// Which folder stood at the path when.
-    tenures: Mutex<Tenures>,
-    /// Paths whose content changed while they were being sent.
-    changed: mpsc::Sender<PathBuf>,
+    /// What outlives a change of the watch's configuration.
+    kept: Arc<Kept>,
     /// Paths that are settling now.
     settling: AtomicU64,
     /// Whether one scan has gone through the whole root since the start.
     scanned: AtomicBool,
+    /// How new files and writers are noticed, for those who look at the daemon.
+    noticing: Mutex<Noticing>,
+    /// An operator wants the folder walked at once.
+    rescan: Notify,
+}
+
+/// What is known of a watch however often its configuration changes: workers that began under the earlier one go on.
+#[derive(Debug)]
+struct Kept {
+    /// Which folder stood at the path when.
+    tenures: Mutex<Tenures>,
+    /// Paths whose content changed while they were being sent, for the intake that is there now.
+    changed: Mutex<mpsc::Sender<PathBuf>>,
     hold: Mutex<Option<Hold>>,
     /// Temp files that a worker of this process is writing; a sweep leaves them alone.
     temps: Mutex<HashSet<OsString>>,
     /// Results of this watch that the pipeline gave and that cannot be written now.
     unplaced: AtomicU64,
-    /// How new files and writers are noticed, for those who look at the daemon.
-    noticing: Mutex<Noticing>,
-    /// An operator wants the folder walked at once.
-    rescan: Notify,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
     strays: Mutex<BTreeSet<PathBuf>>,
 }
@@ -88,21 +95,35 @@ impl Folder {
     /// A folder that nobody has looked at yet, and the receiver of the paths that delivery finds changed.
     pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<PathBuf>) {
         let (changed, receiver) = mpsc::channel(CHANGED_CAPACITY);
-        let folder = Self {
-            watch,
-            root: watch::Sender::new(Availability::Starting),
+        let kept = Kept {
             tenures: Mutex::default(),
-            changed,
-            settling: AtomicU64::new(0),
-            scanned: AtomicBool::new(false),
+            changed: Mutex::new(changed),
             hold: Mutex::default(),
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
-            noticing: Mutex::default(),
-            rescan: Notify::new(),
             strays: Mutex::default(),
         };
-        (Arc::new(folder), receiver)
+        (Self::of(watch, Arc::new(kept)), receiver)
+    }
+
+    /// The same folder under another configuration of its watch, and the receiver of the paths that delivery finds changed
+    /// from now on. Nobody has looked at it yet.
+    pub fn renewed(&self, watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<PathBuf>) {
+        let (changed, receiver) = mpsc::channel(CHANGED_CAPACITY);
+        *lock(&self.kept.changed) = changed;
+        (Self::of(watch, self.kept.clone()), receiver)
+    }
+
+    fn of(watch: Arc<Watch>, kept: Arc<Kept>) -> Arc<Self> {
+        Arc::new(Self {
+            watch,
+            root: watch::Sender::new(Availability::Starting),
+            kept,
+            settling: AtomicU64::new(0),
+            scanned: AtomicBool::new(false),
+            noticing: Mutex::default(),
+            rescan: Notify::new(),
+        })
     }
 
     /// The root, if it is available.
@@ -125,34 +146,34 @@ impl Folder {
 
     /// Notes which folder stands at the path now. True if it is another one than before, which was not seen to be removed.
     pub fn opened(&self, root: &Root, at: Millis) -> bool {
-        lock(&self.tenures).opened(root.id(), at)
+        lock(&self.kept.tenures).opened(root.id(), at)
     }
 
     /// Whether this very folder stood at the path before, since the start.
     pub fn knows(&self, root: &Root) -> bool {
-        lock(&self.tenures).knows(root.id())
+        lock(&self.kept.tenures).knows(root.id())
     }
 
     /// Notes that the folder at the path was removed: it was empty then.
     pub fn removed(&self) {
-        lock(&self.tenures).removed();
+        lock(&self.kept.tenures).removed();
     }
 
     /// Whether it can be told that the file of a job is gone, when it is not in the folder that stands at the path now:
     /// not if it was admitted from another one.
     pub fn can_tell(&self, job: &Job) -> bool {
-        lock(&self.tenures).tell(job.admitted_at)
+        lock(&self.kept.tenures).tell(job.admitted_at)
     }
 
     /// Tells intake that a file is not what it was; it settles again.
     pub fn report_changed(&self, rel: PathBuf) {
         // A full channel loses nothing: the job is looked at again when it is due, and scans see the file.
-        let _ = self.changed.try_send(rel);
+        let _ = lock(&self.kept.changed).try_send(rel);
     }
 
     /// How many paths are settling, or have yet to go where an earlier run was to put them.
     pub fn settling(&self) -> u64 {
-        self.settling.load(Ordering::Relaxed) + lock(&self.strays).len() as u64
+        self.settling.load(Ordering::Relaxed) + lock(&self.kept.strays).len() as u64
     }
 
     /// Says how many paths are settling.
@@ -172,7 +193,7 @@ impl Folder {
 
     /// Holds the watch after a fault of this host; the pause doubles while faults go on. Returns it if it is new.
     pub fn hold(&self, now: Instant) -> Option<Duration> {
-        let mut hold = lock(&self.hold);
+        let mut hold = lock(&self.kept.hold);
         if hold.as_ref().is_some_and(|hold| hold.until > now) {
             return None;
         }
@@ -183,24 +204,24 @@ impl Folder {
 
     /// Ends the hold: something was written here. True if there was one.
     pub fn release(&self) -> bool {
-        lock(&self.hold).take().is_some()
+        lock(&self.kept.hold).take().is_some()
     }
 
     /// Until when the watch is held, if it is.
     pub fn held_until(&self, now: Instant) -> Option<Instant> {
-        lock(&self.hold).as_ref().map(|hold| hold.until).filter(|until| *until > now)
+        lock(&self.kept.hold).as_ref().map(|hold| hold.until).filter(|until| *until > now)
     }
 
     /// Registers a temp file of a worker, so that no sweep removes it.
     pub fn claim_temp(self: &Arc<Self>, name: OsString) -> TempClaim {
-        lock(&self.temps).insert(name.clone());
+        lock(&self.kept.temps).insert(name.clone());
         TempClaim { folder: self.clone(), name }
     }
 
     /// Removes a temp file that a crash left, unless a worker of this process is writing it.
     pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> std::io::Result<bool> {
         debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
-        let temps = lock(&self.temps);
+        let temps = lock(&self.kept.temps);
         // A second link is what a crash between link and unlink leaves; this name goes, the other stays.
         let ours = dir.file(name)?.is_some_and(|seen| seen.uid == uid);
         if temps.contains(name) || !ours {
@@ -213,13 +234,13 @@ impl Folder {
 
     /// Says that a result cannot be written; nothing new is sent for this watch until the guard is dropped.
     pub fn unplaced(self: &Arc<Self>) -> Unplaced {
-        self.unplaced.fetch_add(1, Ordering::AcqRel);
+        self.kept.unplaced.fetch_add(1, Ordering::AcqRel);
         Unplaced { folder: self.clone() }
     }
 
     /// Whether results are waiting to be written.
     pub fn has_unplaced(&self) -> bool {
-        self.unplaced.load(Ordering::Acquire) > 0
+        self.kept.unplaced.load(Ordering::Acquire) > 0
     }
 
     /// How new files and writers are noticed.
@@ -249,7 +270,7 @@ impl Folder {
 
     /// Remembers a file that is to go elsewhere and has not: one at its hidden name, or a dead letter at its own.
     pub fn add_stray(&self, rel: PathBuf) {
-        let mut strays = lock(&self.strays);
+        let mut strays = lock(&self.kept.strays);
         if strays.len() < MAX_STRAYS {
             strays.insert(rel);
         }
@@ -257,12 +278,12 @@ impl Folder {
 
     /// One of the files that are to go elsewhere.
     pub fn stray(&self) -> Option<PathBuf> {
-        lock(&self.strays).first().cloned()
+        lock(&self.kept.strays).first().cloned()
     }
 
     /// Forgets a file that was to go elsewhere.
     pub fn forget_stray(&self, rel: &Path) {
-        lock(&self.strays).remove(rel);
+        lock(&self.kept.strays).remove(rel);
     }
 }
 
@@ -274,7 +295,7 @@ pub struct Unplaced {
 
 impl Drop for Unplaced {
     fn drop(&mut self) {
-        self.folder.unplaced.fetch_sub(1, Ordering::AcqRel);
+        self.folder.kept.unplaced.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -294,7 +315,7 @@ impl TempClaim {
 
 impl Drop for TempClaim {
     fn drop(&mut self) {
-        lock(&self.folder.temps).remove(&self.name);
+        lock(&self.folder.kept.temps).remove(&self.name);
     }
 }
 

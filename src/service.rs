@@ -23,6 +23,15 @@ pub fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
+/// Tells the service manager that the configuration is being reloaded; [`NotifyState::Ready`] ends it.
+pub fn notify_reloading() {
+    // Without the time of the clock that systemd goes by, it would take an old word for a new one.
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => tracing::debug!(%error, "cannot notify the service manager"),
+    }
+}
+
 /// Waits for something that may take long, asking the service manager for more time meanwhile. With a loop that the
 /// work hangs on, only while that goes round: a loop that stands still is not to be waited for.
 pub async fn extending<T>(what: &str, progress: Option<&Progress>, work: impl Future<Output = T>) -> T {

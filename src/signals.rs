@@ -6,23 +6,29 @@
 use std::io;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 
 /// Exit code of a process that a second signal ended.
 const FORCED: i32 = 1;
 
-/// Listens from now on, on a thread of its own; the receiver turns true when the process is to stop. Should the thread
-/// ever end, the receiver's sender is gone.
-pub fn listen() -> io::Result<watch::Receiver<bool>> {
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    let (stop, receiver) = watch::channel(false);
+/// What the signals of the process asked for. Should the thread that listens ever end, the senders are gone.
+#[derive(Debug, Clone)]
+pub struct Signals {
+    /// True when the process is to stop.
+    pub stop: watch::Receiver<bool>,
+    /// Changes with each SIGHUP that was seen: what was read is to be read again.
+    pub hangups: watch::Receiver<()>,
+}
+
+/// Listens from now on, on a thread of its own.
+pub fn listen() -> io::Result<Signals> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+    let (stop, stopped) = watch::channel(false);
+    let (hangup, hangups) = watch::channel(());
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for signal in signals.forever() {
             match signal {
-                SIGHUP => {
-                    tracing::info!("SIGHUP: the configuration is read at the start only; restart to apply a change");
-                }
+                SIGHUP => drop(hangup.send(())),
                 _ if stop.send_replace(true) => {
                     tracing::warn!(
                         "a second signal: ending at once; what was in flight is sent again at the next start"
@@ -33,5 +39,5 @@ pub fn listen() -> io::Result<watch::Receiver<bool>> {
             }
         }
     })?;
-    Ok(receiver)
+    Ok(Signals { stop: stopped, hangups })
 }

@@ -13,9 +13,10 @@ use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use tokio::sync::oneshot;
 
 use super::guard::{self, Access, Asked, Caller, Refusal};
-use super::wire::{Allowed, Page, Problem, Selection, Target};
+use super::wire::{Allowed, Page, Problem, Reloaded, Selection, Target};
 use super::{Desk, health, list, metrics, page, repair, status};
 use crate::blocking::blocking;
 use crate::show::escaped;
@@ -39,6 +40,7 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .route("/api/pause", post(|desk, caller, target| set_paused(desk, caller, target, true)))
         .route("/api/resume", post(|desk, caller, target| set_paused(desk, caller, target, false)))
         .route("/api/rescan", post(rescan))
+        .route("/api/reload", post(reload))
         .fallback(async || Failure::new(StatusCode::NOT_FOUND, "there is nothing of that name here"))
         .method_not_allowed_fallback(async || {
             Failure::new(StatusCode::METHOD_NOT_ALLOWED, "it is read by GET and changed by POST")
@@ -208,6 +210,14 @@ async fn set_paused(
     paused: bool,
 ) -> Answer<super::wire::Targets> {
     blocking(move || repair::set_paused(&desk, &target, paused)).await.map(Json)
+}
+
+async fn reload(State(desk): State<Arc<Desk>>) -> Answer<Reloaded> {
+    let (answer, outcome) = oneshot::channel();
+    let gone = || Failure::new(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping");
+    desk.reloads.send(answer).await.map_err(|_| gone())?;
+    let outcome = outcome.await.map_err(|_| gone())?;
+    outcome.map(Json).map_err(|rejected| Failure::new(StatusCode::UNPROCESSABLE_ENTITY, rejected))
 }
 
 async fn rescan(State(desk): State<Arc<Desk>>, Json(target): Json<Target>) -> Answer<super::wire::Targets> {

@@ -3,6 +3,8 @@
 //! Gauges are made for each answer from what runs at that moment, so a watch that left the configuration leaves no series
 //! behind. Labels are names of the configuration, never of files.
 
+use std::sync::atomic::Ordering;
+
 use prometheus::core::Collector;
 use prometheus::{Encoder, GaugeVec, IntCounter, IntGaugeVec, Opts, Registry, TextEncoder};
 
@@ -30,7 +32,7 @@ pub fn text(desk: &Desk) -> prometheus::Result<Vec<u8>> {
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     let gauges = Gauges { registry: &registry };
     gauges.of_status(&status::status(desk))?;
-    gauges.of_process()?;
+    gauges.of_process(desk)?;
     let mut text = Vec::new();
     TextEncoder::new().encode(&registry.gather(), &mut text)?;
     Ok(text)
@@ -117,9 +119,15 @@ impl Gauges<'_> {
         Ok(())
     }
 
-    fn of_process(&self) -> prometheus::Result<()> {
+    fn of_process(&self, desk: &Desk) -> prometheus::Result<()> {
         let build = self.whole("build_info", "The program; always 1.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let reloaded = u64::from(desk.reloaded.load(Ordering::Relaxed));
+        self.one(
+            "config_last_reload_successful",
+            "Whether the last reload of the configuration was applied.",
+            reloaded,
+        )?;
         let panics = IntCounter::new(format!("{PREFIX}task_panics_total"), "Panics of any task; each is a defect.");
         self.add(panics)?.inc_by(crate::panics::count());
         Ok(())

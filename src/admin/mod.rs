@@ -32,10 +32,12 @@ pub mod status;
 pub mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::history::History;
+use self::wire::Reloaded;
 use crate::board::Board;
 use crate::config::Config;
 use crate::delivery::pipeline::Line;
@@ -84,6 +86,10 @@ pub struct Desk {
     pub history: History,
     /// The heartbeat of the dispatcher.
     pub progress: Progress,
+    /// Takes an operator's wish to reload; answered when it is done.
+    pub reloads: mpsc::Sender<oneshot::Sender<Result<Reloaded, String>>>,
+    /// Whether the last reload was applied.
+    pub reloaded: Arc<AtomicBool>,
     /// When the daemon started.
     pub started_at: Millis,
     /// True once the daemon stops.

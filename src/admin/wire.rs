@@ -261,6 +261,15 @@ pub struct Done {
     pub refused: Vec<String>,
 }
 
+/// What a reload put in force.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// In words; empty if nothing changed.
+    pub changes: Vec<String>,
+    /// Keys whose new value only a restart puts in force.
+    pub needs_restart: Vec<String>,
+}
+
 /// What to pause, resume or scan.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use self::report::Report;
 use super::paint::{Paint, count};
-use super::{Failure, Global, exit, run, runtime, say, start_logging};
+use super::{Failure, Global, exit, runtime, say, start_logging};
 use crate::config::Config;
 use crate::intake::overlap::Roots;
 use crate::lease;
@@ -42,7 +42,7 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     if global.log_level.is_some() {
         start_logging(&config.log)?;
     }
-    run::check_uris(&config)?;
+    config.check_uris().map_err(|error| Failure::new(exit::CONFIG, error))?;
     lease::install_handler().map_err(|error| Failure::new(exit::FAILED, error))?;
 
     let mut report = Report::new(Paint::of_stdout());

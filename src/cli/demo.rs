@@ -11,8 +11,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
-
 use self::place::{Place, Written};
 use self::results::{Arrival, News, Results};
 use super::paint::{Paint, count, size};
@@ -21,7 +19,7 @@ use crate::config::{Config, Environment, Log, LogFormat};
 use crate::daemon::{self, DaemonError, Ended};
 use crate::sandbox::{self, Sandbox};
 use crate::show::{Shown, escaped};
-use crate::signals;
+use crate::signals::{self, Signals};
 
 /// How often the inbox is looked at.
 const LOOK: Duration = Duration::from_millis(150);
@@ -55,16 +53,17 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let mut log = Log { level, format: LogFormat::Pretty };
     global.adjust(&mut log);
     start_logging(&log)?;
-    let stop = signals::listen()?;
+    let signals = signals::listen()?;
     let place = Place::prepare(args.dir.as_deref())?;
     let runtime = runtime()?;
-    let outcome = runtime.block_on(perform(&place, args.once, stop));
+    let outcome = runtime.block_on(perform(&place, args.once, signals));
     // A task that blocks on a dead filesystem must not keep the process.
     runtime.shutdown_background();
     outcome
 }
 
-async fn perform(place: &Place, once: bool, mut stop: watch::Receiver<bool>) -> Result<ExitCode, Failure> {
+async fn perform(place: &Place, once: bool, signals: Signals) -> Result<ExitCode, Failure> {
+    let mut stop = signals.stop.clone();
     let engine = start_engine(place.earlier_port()).await?;
     let text = place.config_text(engine.addr().port());
     let config = Config::parse(&text, &place.config(), &Environment::default())
@@ -75,7 +74,7 @@ async fn perform(place: &Place, once: bool, mut stop: watch::Receiver<bool>) -> 
     let mut screen = Screen::new(place);
     screen.head(&engine, &written, &samples);
     let options = daemon::Options { once, accept_new_instance: false };
-    let mut daemon = tokio::spawn(daemon::run(Arc::new(config), options, stop.clone()));
+    let mut daemon = tokio::spawn(daemon::run(Arc::new(config), options, signals.clone()));
     let samples: Vec<PathBuf> = samples.into_iter().map(|(sample, _)| sample.rel.into()).collect();
     let mut ticks = tokio::time::interval(LOOK);
     let (mut stopping, mut invited) = (false, false);

@@ -86,6 +86,7 @@ enum Command {
     Resume(control::pause::Resume),
     Rescan(control::pause::Rescan),
     Config(config::Args),
+    Reload(control::reload::Args),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
 }
@@ -120,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => control::pause::resume(&cli.global, &args),
         Command::Rescan(args) => control::pause::rescan(&cli.global, &args),
         Command::Config(args) => config::main(&cli.global, &args),
+        Command::Reload(args) => control::reload::main(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
     };

@@ -42,11 +42,11 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
 }
 
 fn run(config: Config, options: Options) -> Result<Ended, Failure> {
-    check_uris(&config)?;
-    let stop = signals::listen()?;
+    config.check_uris().map_err(|error| Failure::new(exit::CONFIG, error))?;
+    let signals = signals::listen()?;
     let runtime = runtime()?;
     // A panic of what supervises the tasks is told like one of theirs.
-    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(daemon::run(Arc::new(config), options, stop))))
+    let ended = catch_unwind(AssertUnwindSafe(|| runtime.block_on(daemon::run(Arc::new(config), options, signals))))
         .unwrap_or_else(|panic| Err(DaemonError::Panicked(panics::message(panic.as_ref()).to_owned())));
     // A task that blocks on a dead network filesystem must not keep the process.
     runtime.shutdown_background();
@@ -61,20 +61,6 @@ pub(super) fn failure(error: DaemonError) -> Failure {
     };
     tracing::error!(%error, "the daemon ends");
     Failure::new(code, error)
-}
-
-/// A URI is text of the file: a wrong one is the file's fault, not the network's.
-pub(super) fn check_uris(config: &Config) -> Result<(), Failure> {
-    let wrong = config.pipelines.iter().filter_map(|pipeline| {
-        let uri = crate::client::ServiceUri::parse(&pipeline.uri).and_then(|uri| {
-            let mut options = crate::client::ConnectOptions::new(uri, secrecy::SecretString::from(""));
-            options.allow_plaintext = pipeline.allow_plaintext;
-            options.check()
-        });
-        uri.err().map(|error| format!("{}: pipeline {:?}: uri: {error}", config.origin.display(), pipeline.name))
-    });
-    let wrong: Vec<_> = wrong.collect();
-    if wrong.is_empty() { Ok(()) } else { Err(Failure::new(exit::CONFIG, wrong.join("\n"))) }
 }
 
 fn verdict(once: &Once) -> ExitCode {

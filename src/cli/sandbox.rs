@@ -34,7 +34,7 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let mut log = Log { level: LogLevel::default(), format: LogFormat::Auto };
     global.adjust(&mut log);
     start_logging(&log)?;
-    let mut stop = signals::listen()?;
+    let mut stop = signals::listen()?.stop;
     let options = Options {
         listen: args.listen,
         api_key: SecretString::from(args.api_key.as_str()),

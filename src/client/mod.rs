@@ -68,7 +68,7 @@ pub use link::Link;
 pub use object::ObjectInfo;
 pub use options::{ConnectOptions, SILENCE_TIMEOUT, is_task_key};
 pub use pipe::{Pipe, PipeOptions};
-pub use pipeline::load_pipeline;
+pub use pipeline::{load_pipeline, parse_pipeline};
 pub use progress::{Notice, Progress, UploadEvent, UploadEvents};
 pub use proxy::Proxy;
 pub use reconnect::{Client, Reconnect};

@@ -19,7 +19,7 @@ const SOCKET_NAME: &str = "admin.sock";
 pub const MAX_SOCKET_PATH: usize = 107;
 
 /// Where the daemon listens for its operators.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// The Unix socket; whoever may open it has full control.
     pub socket: PathBuf,

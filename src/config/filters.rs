@@ -20,12 +20,22 @@ pub struct Filters {
     pub exclude: GlobSet,
     /// Whether files that are evidently not meant are left alone too (dotfiles, temporary files of editors and browsers).
     pub ignore_junk: bool,
+    /// The patterns as they were written, by which two of these are told apart.
+    written: (Vec<String>, Vec<String>),
+}
+
+impl PartialEq for Filters {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.written, self.ignore_junk) == (&other.written, other.ignore_junk)
+    }
 }
 
 impl Filters {
     pub(super) fn new(include: &[Text], exclude: &[Text], ignore_junk: bool, problems: &mut Problems<'_>) -> Self {
         let set = (!include.is_empty()).then(|| glob_set(include, problems));
-        Self { include: set, exclude: glob_set(exclude, problems), ignore_junk }
+        let texts = |list: &[Text]| list.iter().map(|text| text.get_ref().clone()).collect();
+        let written = (texts(include), texts(exclude));
+        Self { include: set, exclude: glob_set(exclude, problems), ignore_junk, written }
     }
 }
 

@@ -24,7 +24,7 @@ const MAX_ATTEMPTS: u32 = 1000;
 const TICK: Duration = Duration::from_millis(100);
 
 /// What holds for every connection; what a pipeline may override stands in [`super::Pipeline`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Server {
     /// Name lookup, TCP, TLS and upgrade.
     pub connect_timeout: Duration,
@@ -42,8 +42,16 @@ pub struct Server {
     pub instance: Option<String>,
 }
 
+impl Server {
+    /// Whether connections are made and used in the same way.
+    pub fn is_same_way(&self, other: &Self) -> bool {
+        let neither = |server: &Self| Self { drain_timeout: Duration::ZERO, instance: None, ..server.clone() };
+        neither(self) == neither(other)
+    }
+}
+
 /// How often and when a file is tried again.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
     /// Attempts until a file is a dead letter.
     pub attempts: u32,
@@ -54,7 +62,7 @@ pub struct Retry {
 }
 
 /// Where the daemon remembers.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct State {
     /// Absolute.
     pub directory: PathBuf,

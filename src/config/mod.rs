@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use secrecy::SecretString;
 use toml::Spanned;
 
 pub use admin::{Admin, DEFAULT_SOCKET, MAX_SOCKET_PATH, default_socket, socket_in};
@@ -43,6 +44,7 @@ pub use secret::{MAX_SECRET_BYTES, Secret, SecretError};
 pub use source::{MAX_FILE_BYTES, MAX_FILES};
 pub use watch::{Detect, OnFailure, OnSuccess, ResultMode, Results, Watch};
 
+use crate::client::{ConnectOptions, ServiceUri};
 use environment::Context;
 use problem::Problems;
 use raw::Text;
@@ -88,6 +90,20 @@ impl Config {
     /// Validates a text that is taken for the content of `origin`, and for one that nobody else can read.
     pub fn parse(text: &str, origin: &Path, env: &Environment) -> Result<Self, ConfigError> {
         Self::build(&Sources::of(text, origin), env)
+    }
+
+    /// Refuses an address that is none: it is text of the file, and not the network's fault. Says what is wrong with which.
+    pub fn check_uris(&self) -> Result<(), String> {
+        let wrong = self.pipelines.iter().filter_map(|pipeline| {
+            let uri = ServiceUri::parse(&pipeline.uri).and_then(|uri| {
+                let mut options = ConnectOptions::new(uri, SecretString::from(""));
+                options.allow_plaintext = pipeline.allow_plaintext;
+                options.check()
+            });
+            uri.err().map(|error| format!("{}: pipeline {:?}: uri: {error}", self.origin.display(), pipeline.name))
+        });
+        let wrong: Vec<_> = wrong.collect();
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 
     /// The pipeline of this name.

@@ -34,7 +34,7 @@ const MAX_URI: usize = 2048;
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// A pipeline.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     /// Unique among the pipelines.
     pub name: String,
@@ -65,7 +65,7 @@ pub struct Pipeline {
 }
 
 /// Which task takes the files.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Target {
     /// Started from this pipeline file; needs an account key.
     File(PathBuf),
@@ -134,6 +134,11 @@ pub(super) struct Shared {
 }
 
 impl Pipeline {
+    /// Whether both are the same but for their limits.
+    pub fn is_same_line(&self, other: &Self) -> bool {
+        *self == Self { limits: self.limits.clone(), ..other.clone() }
+    }
+
     /// Whether this credential can serve this pipeline; else what to do. The text of the file alone cannot tell.
     pub fn check_key(&self, key: &SecretString) -> Result<(), String> {
         match (&self.target, is_task_key(key)) {

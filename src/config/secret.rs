@@ -24,7 +24,7 @@ const OTHERS: u32 = 0o007;
 const EMPTY: &str = "is empty: put the secret into it (a credential of systemd changes only at a restart)";
 
 /// A credential or a token: known by its sources, read when it is needed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub struct Secret {
     /// What it is, for messages: `the API key of pipeline "invoices"`.
     what: String,
@@ -38,6 +38,12 @@ pub struct Secret {
 struct Fallback {
     value: SecretString,
     from: &'static str,
+}
+
+impl PartialEq for Fallback {
+    fn eq(&self, other: &Self) -> bool {
+        self.value.expose_secret() == other.value.expose_secret() && self.from == other.from
+    }
 }
 
 /// Why a secret cannot be used.

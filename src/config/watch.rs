@@ -32,7 +32,7 @@ const MAX_METADATA_BYTES: usize = 16 * 1024;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A watched folder.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Watch {
     /// Made of the name.
     pub id: WatchId,

@@ -26,6 +26,7 @@ use crate::sidecar::{About, SCHEMA_VERSION};
 const MAX_ERROR: usize = 2000;
 
 /// What all claimed jobs share.
+#[derive(Clone)]
 pub struct Tools {
     /// The daemon's memory.
     pub journal: Journal,

@@ -4,12 +4,12 @@
 //! given to a worker, and followed to its end. A claim is durable before its worker starts. The backlog stays in the
 //! journal: of each watch only a handful of keys is ever in memory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::select_all;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use super::claimed::{Claimed, Tools};
@@ -53,6 +53,9 @@ pub struct Dispatcher {
     reports: mpsc::UnboundedReceiver<Report>,
     report_to: mpsc::UnboundedSender<Report>,
     paused: watch::Receiver<Paused>,
+    orders: mpsc::Receiver<Order>,
+    /// What an earlier run left in the folders is looked through.
+    recoveries: JoinSet<Result<(), Failure>>,
     progress: Progress,
 }
 
@@ -89,9 +92,21 @@ pub struct Shared {
     pub stopping: watch::Receiver<bool>,
 }
 
+/// What is to be served from now on.
+pub struct Order {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The watches, in its order.
+    pub folders: Vec<Arc<Folder>>,
+    /// The pipelines, in its order.
+    pub lines: Vec<Arc<Line>>,
+    /// Told when it is so.
+    pub done: oneshot::Sender<()>,
+}
+
 impl Dispatcher {
-    /// A dispatcher for these watches and pipelines, given in the order of the configuration.
-    pub fn new(config: Arc<Config>, shared: Shared, folders: &[Arc<Folder>], lines: &[Arc<Line>]) -> Self {
+    /// A dispatcher that serves nothing until it is configured, by the first of these orders.
+    pub fn new(config: Arc<Config>, shared: Shared, orders: mpsc::Receiver<Order>) -> Self {
         let Shared { journal, identity, spool, board, paused, stopping } = shared;
         let tools = Tools {
             journal,
@@ -103,7 +118,7 @@ impl Dispatcher {
             stopping,
         };
         let (report_to, reports) = mpsc::unbounded_channel();
-        let picker = Picker::new(&config, tools.journal.clone(), folders, lines);
+        let picker = Picker::new(&config, tools.journal.clone());
         Self {
             config,
             tools: Arc::new(tools),
@@ -113,6 +128,8 @@ impl Dispatcher {
             reports,
             report_to,
             paused,
+            orders,
+            recoveries: JoinSet::new(),
             progress: Progress::default(),
         }
     }
@@ -128,18 +145,7 @@ impl Dispatcher {
     pub async fn run(mut self) -> Result<(), Failure> {
         let mut stopping = self.tools.stopping.clone();
         let mut changes = self.tools.journal.changes();
-        let mut health: Vec<_> = self.picker.outlets.iter().map(|outlet| outlet.line.health()).collect();
-        let mut roots: Vec<_> = self.picker.lanes.iter().map(|lane| lane.folder.availability()).collect();
-        let mut recoveries = JoinSet::new();
-        for lane in &self.picker.lanes {
-            recoveries.spawn(recover::strays(lane.folder.clone(), self.tools.clone()));
-        }
-        let folders = self.picker.lanes.iter().map(|lane| lane.folder.clone()).collect();
-        let review = spooled::review(folders, self.tools.clone());
-        recoveries.spawn(async move {
-            review.await;
-            Ok(())
-        });
+        let (mut health, mut roots) = (Vec::new(), Vec::new());
         while !*stopping.borrow_and_update() {
             self.progress.beat();
             changes.mark_unchanged();
@@ -148,7 +154,12 @@ impl Dispatcher {
             tokio::select! {
                 Some(report) = self.reports.recv() => self.report(&report),
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
-                Some(ended) = recoveries.join_next() => joined(ended).await?,
+                Some(ended) = self.recoveries.join_next() => joined(ended).await?,
+                Some(order) = self.orders.recv() => {
+                    self.configure(order);
+                    health = self.picker.outlets.iter().map(|outlet| outlet.line.health()).collect();
+                    roots = self.picker.lanes.iter().map(|lane| lane.folder.availability()).collect();
+                }
                 _ = changes.changed() => {}
                 _ = self.paused.changed() => {}
                 () = any_changed(&mut health) => {}
@@ -157,8 +168,35 @@ impl Dispatcher {
                 _ = stopping.changed() => {}
             }
         }
-        recoveries.abort_all();
+        self.recoveries.abort_all();
         self.drain().await
+    }
+
+    /// Serves other watches and pipelines from now on. What is in flight goes on as it was begun.
+    fn configure(&mut self, order: Order) {
+        let Order { config, folders, lines, done } = order;
+        let known: Vec<_> = self.picker.lanes.iter().map(|lane| lane.folder.clone()).collect();
+        let uses: HashSet<_> =
+            self.in_flight.values().filter_map(|flight| Some(flight.upload.as_ref()?.pipeline)).collect();
+        let moved = self.picker.configure(&config, &folders, &lines, |index| uses.contains(&index));
+        for upload in self.in_flight.values_mut().filter_map(|flight| flight.upload.as_mut()) {
+            upload.pipeline = moved[upload.pipeline].unwrap_or_default();
+        }
+        self.tools = Arc::new(Tools { retry: config.retry.clone(), ..Tools::clone(&self.tools) });
+        let first = known.is_empty();
+        for folder in folders.iter().filter(|folder| !known.iter().any(|known| Arc::ptr_eq(known, folder))) {
+            self.recoveries.spawn(recover::strays(folder.clone(), self.tools.clone()));
+        }
+        if first {
+            let review = spooled::review(folders, self.tools.clone());
+            self.recoveries.spawn(async move {
+                review.await;
+                Ok(())
+            });
+        }
+        self.config = config;
+        // Nobody may be waiting any more.
+        let _ = done.send(());
     }
 
     /// Claims and starts everything that may start now. Returns when to look again at the latest.

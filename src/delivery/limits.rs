@@ -36,6 +36,13 @@ impl FileLimit {
         Some(Self { limiter: RateLimiter::direct(quota), clock: DefaultClock::default() })
     }
 
+    /// As [`FileLimit::new`], without the burst of a limit that nobody has used yet: it takes the place of another one.
+    pub fn spent(per_second: f64) -> Option<Self> {
+        let limit = Self::new(per_second)?;
+        while limit.take().is_ok() {}
+        Some(limit)
+    }
+
     /// Takes one file, or says how long until there is one.
     pub fn take(&self) -> Result<(), Duration> {
         self.limiter.check().map_err(|refused| refused.wait_time_from(self.clock.now()))
@@ -68,6 +75,13 @@ impl ByteLimit {
             share: per_second / sharers.max(1) as u64,
             turn: Mutex::new(()),
         })
+    }
+
+    /// As [`ByteLimit::new`], without the burst of a limit that nobody has used yet: it takes the place of another one.
+    pub fn spent(per_second: u64, sharers: usize) -> Option<Self> {
+        let limit = Self::new(per_second, sharers)?;
+        while let Ok(Ok(())) = limit.limiter.check_n(limit.burst) {}
+        Some(limit)
     }
 
     /// Bytes per second that each upload gets when all share the limit.
@@ -108,6 +122,16 @@ mod tests {
         assert!(limit.take().is_ok());
         let wait = limit.take().unwrap_err();
         assert!(wait > Duration::from_secs(1) && wait <= Duration::from_secs(2), "{wait:?}");
+    }
+
+    #[test]
+    fn a_limit_that_takes_the_place_of_another_begins_without_a_burst() {
+        let limit = FileLimit::spent(400.0).unwrap();
+        assert!(limit.take().is_err());
+        let fresh = FileLimit::new(400.0).unwrap();
+        assert!((0..10).all(|_| fresh.take().is_ok()), "a fresh one has one");
+        let limit = ByteLimit::spent(1 << 20, 1).unwrap();
+        assert!(matches!(limit.limiter.check_n(limit.burst), Ok(Err(_))));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! | `pick` | which job goes next, and where |
 //! | `lane`, `outlet` | what one watch has to send; what one pipeline can take |
 //! | [`pipeline`] | a pipeline's line to its server: up, or down and probed |
+//! | [`started`] | what each pipeline's task was started with |
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
 //! | [`failing`], [`suspects`] | a pipeline that fails on every file; a file that kills its task: pure |
 //! | [`worker`], `steps` | one upload; what happens between its steps |
@@ -39,6 +40,7 @@ pub mod slots;
 pub mod space;
 pub mod spool;
 pub mod spooled;
+pub mod started;
 mod steps;
 pub mod suspects;
 pub mod verdict;

@@ -12,6 +12,7 @@ use super::pipeline::{Line, Session};
 use super::slots::Slots;
 use super::suspects::Suspects;
 use super::worker::Outcome;
+use crate::config::PipelineLimits;
 use crate::job::FileKey;
 use crate::show::Shown;
 
@@ -21,6 +22,10 @@ pub(super) struct Outlet {
     pub(super) line: Arc<Line>,
     /// How many at a time.
     pub(super) slots: Slots,
+    /// Its own limits, as configured.
+    limits: PipelineLimits,
+    /// Its own limit of bytes.
+    own_bytes: Option<Arc<ByteLimit>>,
     /// Its limit of files, and whether the next file is paid for already.
     pub(super) files: Option<FileLimit>,
     pub(super) files_paid: bool,
@@ -50,22 +55,40 @@ pub(super) struct Only {
 }
 
 impl Outlet {
-    /// An outlet that knows nothing yet, under these limits of bytes.
-    pub(super) fn new(line: Arc<Line>, bytes: Vec<Arc<ByteLimit>>) -> Self {
-        let limits = &line.config.limits;
+    /// An outlet that knows nothing yet, under its own limits and the daemon's of bytes.
+    pub(super) fn new(line: Arc<Line>, limits: &PipelineLimits, daemon_bytes: Option<&Arc<ByteLimit>>) -> Self {
+        let sharers = limits.max_concurrent_uploads;
+        let own_bytes = limits.bytes_per_second.and_then(|rate| ByteLimit::new(rate, sharers)).map(Arc::new);
         Self {
             slots: Slots::new(limits.max_concurrent_uploads),
             files: limits.files_per_second.and_then(FileLimit::new),
             files_paid: false,
             throttled: None,
             paused: false,
-            bytes,
+            bytes: own_bytes.iter().chain(daemon_bytes).cloned().collect(),
+            own_bytes,
+            limits: limits.clone(),
             session: None,
             streak: Streak::default(),
             suspects: Suspects::default(),
             only: None,
             line,
         }
+    }
+
+    /// Puts other limits in force. A limiter whose limit stays is kept, a new one begins without a burst.
+    pub(super) fn limit(&mut self, limits: &PipelineLimits, daemon_bytes: Option<&Arc<ByteLimit>>) {
+        let sharers = limits.max_concurrent_uploads;
+        self.slots.set_limit(sharers);
+        if self.limits.files_per_second != limits.files_per_second {
+            self.files = limits.files_per_second.and_then(FileLimit::spent);
+            self.files_paid = false;
+        }
+        if (self.limits.bytes_per_second, self.limits.max_concurrent_uploads) != (limits.bytes_per_second, sharers) {
+            self.own_bytes = limits.bytes_per_second.and_then(|rate| ByteLimit::spent(rate, sharers)).map(Arc::new);
+        }
+        self.bytes = self.own_bytes.iter().chain(daemon_bytes).cloned().collect();
+        self.limits = limits.clone();
     }
 
     /// An upload of this file is over, in this way.

@@ -18,7 +18,7 @@ use super::slots::{Room, UploadId};
 use super::space::Space;
 use super::worker::{Outcome, Terms};
 use crate::clock::unix_millis;
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::folder::Folder;
 use crate::fs::Root;
 use crate::job::{FileKey, JobState, Millis};
@@ -32,11 +32,14 @@ const LONGEST_OTHER_WAIT: Duration = Duration::from_secs(60);
 /// Pause of all claims when this process has no descriptors left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
 
+/// What a limit of bytes is made of: bytes per second, and how many uploads share them.
+type BytesOf = (Option<u64>, usize);
+
 /// Chooses what is sent next.
 pub(super) struct Picker {
     journal: Journal,
-    /// Most uploads of the whole daemon that hold a permit.
-    max_uploads: usize,
+    /// Of the whole daemon.
+    limits: Limits,
     /// The watches.
     pub(super) lanes: Vec<Lane>,
     /// The pipelines.
@@ -44,6 +47,8 @@ pub(super) struct Picker {
     /// Limit of the whole daemon, and whether its next file is paid for already.
     files: Option<FileLimit>,
     files_paid: bool,
+    /// Limit of bytes of the whole daemon, with what it was made of; none before the first configuration.
+    bytes: Option<(BytesOf, Option<Arc<ByteLimit>>)>,
     /// Whose turn is next.
     turn: usize,
     next_id: UploadId,
@@ -77,35 +82,16 @@ pub(super) struct Pick {
 }
 
 impl Picker {
-    /// A picker for these watches and pipelines, given in the order of the configuration.
-    pub(super) fn new(config: &Config, journal: Journal, folders: &[Arc<Folder>], lines: &[Arc<Line>]) -> Self {
-        // An upload that was granted late runs beside those that hold a permit: at most one for each pipeline.
-        let sharers = config.limits.max_concurrent_uploads + lines.len();
-        let byte_limit = |rate: Option<u64>, sharers| rate.and_then(|rate| ByteLimit::new(rate, sharers)).map(Arc::new);
-        let daemon_bytes = byte_limit(config.limits.bytes_per_second, sharers);
-        let outlets = lines
-            .iter()
-            .map(|line| {
-                let limits = &line.config.limits;
-                let own_bytes = byte_limit(limits.bytes_per_second, limits.max_concurrent_uploads);
-                Outlet::new(line.clone(), own_bytes.into_iter().chain(daemon_bytes.clone()).collect())
-            })
-            .collect();
-        let by_watch = folders
-            .iter()
-            .filter_map(|folder| {
-                let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
-                Some(Lane::new(folder.clone(), pipeline))
-            })
-            .collect();
-        let longest_wait = config.retry.max.max(LONGEST_OTHER_WAIT);
+    /// A picker that nothing has been configured for yet.
+    pub(super) fn new(config: &Config, journal: Journal) -> Self {
         Self {
             journal,
-            max_uploads: config.limits.max_concurrent_uploads,
-            lanes: by_watch,
-            outlets,
+            limits: config.limits.clone(),
+            lanes: Vec::new(),
+            outlets: Vec::new(),
             files: config.limits.files_per_second.and_then(FileLimit::new),
             files_paid: false,
+            bytes: None,
             turn: 0,
             next_id: 0,
             taken: HashSet::new(),
@@ -113,8 +99,75 @@ impl Picker {
             paused_until: None,
             space: Space::new(config.state.clone()),
             probe_pause: config.retry.max,
-            longest_wait: u64::try_from(longest_wait.as_millis()).unwrap_or(Millis::MAX),
+            longest_wait: 0,
         }
+    }
+
+    /// Serves these watches and pipelines from now on, given in the order of the configuration. What stays of them keeps
+    /// all that is known of it. A pipeline that is `in_use` is kept for those who use it, though nothing new goes there.
+    ///
+    /// Returns the new index of every pipeline that there was.
+    pub(super) fn configure(
+        &mut self,
+        config: &Config,
+        folders: &[Arc<Folder>],
+        lines: &[Arc<Line>],
+        in_use: impl Fn(usize) -> bool,
+    ) -> Vec<Option<usize>> {
+        let limits = &config.limits;
+        // An upload that was granted late runs beside those that hold a permit: at most one for each pipeline.
+        let sharers = limits.max_concurrent_uploads + lines.len();
+        let shared = (limits.bytes_per_second, sharers);
+        if self.bytes.as_ref().is_none_or(|(known, _)| *known != shared) {
+            let make = if self.bytes.is_some() { ByteLimit::spent } else { ByteLimit::new };
+            let limit = limits.bytes_per_second.and_then(|rate| make(rate, sharers)).map(Arc::new);
+            self.bytes = Some((shared, limit));
+        }
+        if self.limits.files_per_second != limits.files_per_second {
+            self.files = limits.files_per_second.and_then(FileLimit::spent);
+            self.files_paid = false;
+        }
+        self.limits = limits.clone();
+        self.space = Space::new(config.state.clone());
+        self.probe_pause = config.retry.max;
+        let longest_wait = config.retry.max.max(LONGEST_OTHER_WAIT);
+        self.longest_wait = u64::try_from(longest_wait.as_millis()).unwrap_or(Millis::MAX);
+
+        let daemon_bytes = self.bytes.as_ref().and_then(|(_, limit)| limit.as_ref());
+        let mut old: Vec<_> = std::mem::take(&mut self.outlets).into_iter().map(Some).collect();
+        let mut moved = vec![None; old.len()];
+        for line in lines {
+            let known =
+                old.iter().position(|outlet| outlet.as_ref().is_some_and(|known| Arc::ptr_eq(&known.line, line)));
+            let own = config.pipeline(&line.config.name).map_or(&line.config.limits, |pipeline| &pipeline.limits);
+            let outlet = match known.and_then(|index| old[index].take().map(|outlet| (index, outlet))) {
+                Some((index, mut outlet)) => {
+                    moved[index] = Some(self.outlets.len());
+                    outlet.limit(own, daemon_bytes);
+                    // It names a watch by its index.
+                    outlet.only = None;
+                    outlet
+                }
+                None => Outlet::new(line.clone(), own, daemon_bytes),
+            };
+            self.outlets.push(outlet);
+        }
+        for (index, outlet) in old.into_iter().enumerate() {
+            if let Some(mut outlet) = outlet.filter(|_| in_use(index)) {
+                moved[index] = Some(self.outlets.len());
+                outlet.only = None;
+                self.outlets.push(outlet);
+            }
+        }
+        self.lanes = folders
+            .iter()
+            .filter_map(|folder| {
+                let pipeline = lines.iter().position(|line| line.config.name == folder.watch.pipeline)?;
+                Some(Lane::new(folder.clone(), pipeline))
+            })
+            .collect();
+        self.turn = 0;
+        moved
     }
 
     /// Leaves alone from now on what an operator paused, and nothing else.
@@ -152,7 +205,7 @@ impl Picker {
         let mut idle = 0;
         while idle < self.lanes.len() && picks.len() < most {
             let permits: usize = self.outlets.iter().map(|outlet| outlet.slots.permits(clock)).sum();
-            if permits >= self.max_uploads {
+            if permits >= self.limits.max_concurrent_uploads {
                 break;
             }
             let lane = self.turn % self.lanes.len();

@@ -6,13 +6,15 @@
 //! forgot it. An outage is logged at its start and its end, and every ten minutes with a count.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::started::{self, Started};
+use crate::blocking::blocking;
 use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, Link, ServiceUri, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
 
@@ -38,6 +40,10 @@ pub struct Line {
     failing: watch::Sender<Option<Instant>>,
     /// The latest session in which the server granted a pipe.
     proven: watch::Sender<u64>,
+    /// What the tasks were started with.
+    started: Arc<Started>,
+    /// The task of the line that this one took the place of.
+    earlier: Mutex<Option<SecretString>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +85,7 @@ pub struct Session {
 
 impl Line {
     /// A line that has not connected yet.
-    pub fn new(config: Arc<Pipeline>, all: &Config) -> Arc<Self> {
+    pub fn new(config: Arc<Pipeline>, all: &Config, started: Arc<Started>) -> Arc<Self> {
         let timeouts = Timeouts {
             connect: all.server.connect_timeout,
             request: all.server.request_timeout,
@@ -90,7 +96,41 @@ impl Line {
         let down = Health::Down { since: Instant::now(), reason: "not connected yet".into() };
         let state = watch::Sender::new(down);
         let (failing, proven) = (watch::Sender::new(None), watch::Sender::new(0));
-        Arc::new(Self { config, timeouts, state, link: Link::default(), failing, proven })
+        Arc::new(Self {
+            config,
+            timeouts,
+            state,
+            link: Link::default(),
+            failing,
+            proven,
+            started,
+            earlier: Mutex::default(),
+        })
+    }
+
+    /// Takes the place of a line of the same name: when its own task runs and is another one on the same server, that one's
+    /// is ended.
+    pub fn succeed(&self, earlier: &Self) {
+        let own = |line: &Self| matches!(line.config.target, Target::File(_));
+        if own(self) && own(earlier) && earlier.config.uri == self.config.uri {
+            let token = earlier.session().map(|session| session.token.clone());
+            *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = token;
+        }
+    }
+
+    /// Whether its file says something else than its task was started with. Blocks.
+    ///
+    /// Errors: the file is no pipeline. One that is missing now says nothing.
+    pub fn is_outdated(&self) -> Result<bool, Error> {
+        let Target::File(path) = &self.config.target else { return Ok(false) };
+        match load_pipeline(path) {
+            Ok(pipeline) => {
+                let known = self.started.of(&self.config.name);
+                Ok(known.is_some_and(|known| known != started::hash(&pipeline)))
+            }
+            Err(error @ Error::InvalidData(_)) => Err(error),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Follows its health.
@@ -330,6 +370,7 @@ impl Line {
             .await
             .map_err(|error| error.to_string())?
             .map_err(|error| error.to_string())?;
+        let content = started::hash(&pipeline);
         let mut options = ExecuteOptions::new(pipeline);
         options.source.clone_from(&self.config.source);
         options.threads = self.config.threads;
@@ -337,7 +378,33 @@ impl Line {
         options.use_existing = true;
         options.name = Some(self.config.name.clone());
         options.start_timeout = self.timeouts.start;
+        let mut token = self.start(connection, options.clone()).await?;
+        let name = &self.config.name;
+        if self.started.of(name).is_some_and(|known| known != content) {
+            tracing::info!(pipeline = %name, "its file is not what its task was started with: the task is started again");
+            connection.terminate(&token, self.timeouts.start).await.map_err(|error| self.trouble(&error))?;
+            // Before the start, so that one that fails is not ended once more when it succeeds.
+            self.note(&content).await;
+            token = self.start(connection, options).await?;
+        }
+        self.note(&content).await;
+        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(earlier) = earlier.filter(|earlier| earlier.expose_secret() != token.expose_secret()) {
+            match connection.terminate(&earlier, self.timeouts.start).await {
+                Ok(()) => tracing::info!(pipeline = %name, "the task of its earlier file was ended"),
+                Err(error) => tracing::warn!(pipeline = %name, %error, "cannot end the task of its earlier file"),
+            }
+        }
+        Ok(token)
+    }
+
+    async fn start(&self, connection: &Connection, options: ExecuteOptions) -> Result<SecretString, Trouble> {
         connection.execute(options).await.map(|task| task.token).map_err(|error| self.trouble(&error))
+    }
+
+    async fn note(&self, content: &str) {
+        let (started, name, content) = (self.started.clone(), self.config.name.clone(), content.to_owned());
+        blocking(move || started.note(&name, content)).await;
     }
 }
 

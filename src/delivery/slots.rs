@@ -53,6 +53,11 @@ impl Slots {
         Self { limit, opening: BTreeMap::new(), running: Vec::new(), abandoned: Vec::new(), proven: false }
     }
 
+    /// From now on at most so many at a time; what runs goes on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// A new session begins: nothing is proven of its server yet. Another task knows nothing of the pipes that were
     /// abandoned in the one before.
     pub fn new_session(&mut self, same_task: bool) {

@@ -30,13 +30,31 @@ impl Journal {
         let mut recovered = Recovered::default();
         for (id, _, _) in self.watches() {
             let listed = watches.iter().any(|(watch, _)| *watch == id);
-            recovered += self.recover_watch(id, listed, now).await?;
+            recovered += self.recover_watch(id, listed, false, now).await?;
         }
         Ok(recovered)
     }
 
-    /// As [`Journal::recover`], for one watch that came into the configuration or left it. Nothing of it may be on its way.
-    pub async fn recover_watch(&self, watch: WatchId, watched: bool, now: Millis) -> Result<Recovered, Failure> {
+    /// A watch came into the configuration while the daemon runs: what was parked of it is pending again. What is still on
+    /// its way from before is left alone.
+    pub async fn watch_came(&self, watch: WatchId, name: &str, now: Millis) -> Result<Recovered, Failure> {
+        self.submit(Work::Names(vec![(watch, name.to_owned())])).await?;
+        self.recover_watch(watch, true, true, now).await
+    }
+
+    /// A watch left the configuration while the daemon runs: what waits to be sent is parked. What is still on its way is
+    /// left alone, so this is to be asked again when nothing is.
+    pub async fn watch_went(&self, watch: WatchId, now: Millis) -> Result<Recovered, Failure> {
+        self.recover_watch(watch, false, true, now).await
+    }
+
+    async fn recover_watch(
+        &self,
+        watch: WatchId,
+        watched: bool,
+        running: bool,
+        now: Millis,
+    ) -> Result<Recovered, Failure> {
         let mut recovered = Recovered::default();
         // The ledger tells without a scan whether there is anything to do.
         let counters = self.counters(watch);
@@ -53,6 +71,7 @@ impl Journal {
             let mut events = Vec::new();
             for (key, job) in page {
                 let count = match (job.state, watched) {
+                    (JobState::Sending, _) if running => continue,
                     (JobState::Sending, true) => &mut recovered.interrupted,
                     (JobState::Parked, true) => &mut recovered.unparked,
                     (JobState::Pending { .. } | JobState::Sending | JobState::Blocked { .. }, false) => {

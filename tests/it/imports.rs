@@ -53,7 +53,7 @@ const RULES: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "admin", "blocking", "board", "clock", "config", "crash", "delivery", "folder", "identity", "intake",
-            "journal", "lease", "once", "panics", "pauses", "progress", "service", "show",
+            "journal", "lease", "once", "panics", "pauses", "progress", "service", "signals", "show",
         ],
     ),
     (

@@ -31,6 +31,7 @@ mod mount;
 mod network;
 mod on_failure;
 mod proxy;
+mod reload;
 mod secrets;
 mod send;
 mod signals;

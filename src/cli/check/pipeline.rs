@@ -1,6 +1,7 @@
 //! One pipeline: its address, credential and file; online also the login and the task, without starting one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
@@ -112,12 +113,12 @@ fn address(pipeline: &Pipeline, report: &mut Report) {
 /// Connects, logs in, and asks about the task.
 pub(super) async fn ask(
     config: &Config,
-    pipeline: &std::sync::Arc<Pipeline>,
+    pipeline: &Arc<Pipeline>,
     credentials: Credentials,
     unreachable: &mut Unreachable,
     report: &mut Report,
 ) {
-    let options = match Line::new(pipeline.clone(), config).options(credentials.key) {
+    let options = match Line::new(pipeline.clone(), config, Arc::default()).options(credentials.key) {
         Ok(options) => options,
         Err(error) => return report.error(error),
     };

@@ -4,6 +4,7 @@
 
 pub(super) mod list;
 pub(super) mod pause;
+pub(super) mod reload;
 pub(super) mod repair;
 pub(super) mod status;
 
@@ -76,7 +77,11 @@ impl Daemon {
             return serde_json::from_slice(&body).map_err(unreadable);
         }
         let problem: Problem = serde_json::from_slice(&body).map_err(unreadable)?;
-        let code = if status.is_client_error() { exit::USAGE } else { exit::FAILED };
+        let code = match status {
+            StatusCode::UNPROCESSABLE_ENTITY => exit::CONFIG,
+            status if status.is_client_error() => exit::USAGE,
+            _ => exit::FAILED,
+        };
         Err(Failure::new(code, problem.error))
     }
 

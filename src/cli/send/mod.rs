@@ -115,7 +115,7 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     if inputs.list.is_empty() {
         return Err(Failure::new(exit::FAILED, "there is no file to send"));
     }
-    let stop = signals::listen()?;
+    let stop = signals::listen()?.stop;
     let runtime = runtime()?;
     let outcome = runtime.block_on(send(args, destination, &inputs, metadata, stop));
     // Nobody waits for a standard input that never ends.

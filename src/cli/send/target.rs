@@ -10,7 +10,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::Args;
-use crate::cli::{Failure, Global, exit, print_error, run};
+use crate::cli::{Failure, Global, exit, print_error};
 use crate::client::builder::{API_KEY_VARIABLE, URI_VARIABLE};
 use crate::client::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
 use crate::client::{Client, Error, ExecuteOptions, HttpClient, ServiceUri, is_task_key};
@@ -62,7 +62,7 @@ impl Destination {
             )));
         }
         let config = global.load()?;
-        run::check_uris(&config)?;
+        config.check_uris().map_err(|error| Failure::new(exit::CONFIG, error))?;
         let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else {
             let known: Vec<_> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
             return Err(usage(format_args!(
