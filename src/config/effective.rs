@@ -233,6 +233,7 @@ impl Out<'_> {
             ResultMode::Fixed(mode) => format!("{mode:04o}"),
         };
         self.line("mode", &Quoted(&mode), written, DEFAULT);
+        self.line("text", &watch.results.text, written, DEFAULT);
     }
 
     fn heading(&mut self, heading: impl Display) {

@@ -146,6 +146,7 @@ pub(super) enum OnFailure {
 #[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Results {
     pub(super) mode: Option<Text>,
+    pub(super) text: Option<bool>,
 }
 
 /// A quiet time, or nothing: the kind of filesystem decides.

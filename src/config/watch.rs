@@ -128,6 +128,8 @@ impl Detect {
 pub struct Results {
     /// Their permissions.
     pub mode: ResultMode,
+    /// Whether the text of the pipeline's answer is also written by itself.
+    pub text: bool,
 }
 
 /// Permissions of a result file.
@@ -275,7 +277,7 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         detect: written.detect.unwrap_or_default(),
         poll_interval: poll,
         rescan_interval: rescan,
-        results: Results { mode },
+        results: Results { mode, text: written.results.text.unwrap_or(false) },
     };
     Some(Placed { watch, name_at, path_at: path_text.span(), target_at, failed_at })
 }

@@ -16,6 +16,9 @@ pub const HIDDEN_PREFIX: &str = ".rri-";
 /// Prefix of temp files; the object id follows.
 pub const TEMP_PREFIX: &str = ".rri-tmp-";
 
+/// Suffix of the text of a result.
+const TEXT_SUFFIX: &str = ".result.txt";
+
 /// Which of the files beside an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -44,7 +47,7 @@ impl Kind {
 /// Whether a name is one of our outputs, or of NFS's own; never ingested, whatever the filters say.
 pub fn is_output(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    [".result.json", ".error.json", ".result.txt"].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+    [Kind::Result.suffix(), Kind::Error.suffix(), TEXT_SUFFIX].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
         || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
@@ -79,8 +82,17 @@ pub fn hidden_marker_name(object_id: Uuid) -> OsString {
 /// `NAME.result.json`, then `NAME~2.result.json` and so on; shortened to
 /// `<stem>~<8 hex of sha256(name)>.result.json` where it would be longer than a name may be.
 pub fn name_of(input: &OsStr, kind: Kind, n: u32) -> OsString {
+    numbered(input, kind.suffix(), n)
+}
+
+/// The `n`-th name (from 1) for the text of the result of an input: as [`name_of`], with `.result.txt`.
+pub fn text_name_of(input: &OsStr, n: u32) -> OsString {
+    numbered(input, TEXT_SUFFIX, n)
+}
+
+fn numbered(input: &OsStr, suffix: &str, n: u32) -> OsString {
     let alternative = if n > 1 { format!("~{n}") } else { String::new() };
-    let tail = format!("{alternative}{}", kind.suffix());
+    let tail = format!("{alternative}{suffix}");
     let mut name = input.as_bytes().to_vec();
     if name.len() + tail.len() > NAME_MAX {
         let mark = format!("~{}", short_hash(&Sha256::digest(input.as_bytes())));

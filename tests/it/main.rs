@@ -32,6 +32,7 @@ mod network;
 mod on_failure;
 mod proxy;
 mod reload;
+mod result_text;
 mod secrets;
 mod send;
 mod signals;

@@ -42,6 +42,7 @@ on_failure = { move = "../failed" }
 detect = "poll"
 [watch.results]
 mode = "0640"
+text = true
 [[watch]]
 path = "/srv/b"
 pipeline = "other"

@@ -134,7 +134,7 @@ fn the_proxy_of_the_file_is_for_every_server_and_that_of_the_environment_spares_
     let proxy = |text: &str, env: &Environment, server: &str| {
         let config = Config::parse(text, origin(), env).unwrap();
         assert!(!format!("{config:?} {env:?}").contains("s3cret"));
-        let server = crate::client::ServiceUri::parse(server).unwrap();
+        let server = ServiceUri::parse(server).unwrap();
         config.pipelines[0].proxy.as_ref().and_then(|rule| rule.proxy(&server).unwrap().map(|proxy| proxy.to_string()))
     };
     let (spared, other, here) = ("https://api.rocketride.ai", "https://other.example", "http://127.0.0.1:5565");
@@ -150,7 +150,7 @@ fn the_proxy_of_the_file_is_for_every_server_and_that_of_the_environment_spares_
     // What is wrong with the environment does not make the file wrong.
     let env = Environment { https_proxy: Some("socks5://u:s3cret@h".into()), ..Environment::default() };
     let rule = Config::parse(MINIMAL, origin(), &env).unwrap().pipelines[0].proxy.clone().unwrap();
-    let error = rule.proxy(&crate::client::ServiceUri::parse(other).unwrap()).unwrap_err().to_string();
+    let error = rule.proxy(&ServiceUri::parse(other).unwrap()).unwrap_err().to_string();
     assert!(error.contains("$HTTPS_PROXY") && !error.contains("s3cret"), "{error}");
 }
 

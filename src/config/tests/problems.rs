@@ -8,7 +8,7 @@ fn an_unknown_key_is_an_error_with_its_place_and_the_known_ones() {
     one_problem(&with("[server]", "timeout = \"1s\""), "server.timeout", "timeout", "unknown key");
     one_problem(&with("[metrics]", ""), "metrics", "[metrics]", "unknown key");
     one_problem(&with("[[watch]]", "setle = \"2s\""), "watch.setle", "setle", "`settle`");
-    one_problem(&with("[watch.results]", "text = true"), "watch.results.text", "text", "unknown key");
+    one_problem(&with("[watch.results]", "txt = true"), "watch.results.txt", "txt", "unknown key");
     one_problem(&with("[pipelines.invoices]", "key = 1"), "pipelines.invoices.key", "key = 1", "unknown key");
 }
 
