@@ -25,6 +25,7 @@ use self::tasks::{Tasks, panicked};
 use crate::admin::history::History;
 use crate::admin::wire::Reloaded;
 use crate::admin::{self, Desk};
+use crate::audit;
 use crate::blocking::blocking;
 use crate::board::Board;
 use crate::clock::unix_millis;
@@ -40,6 +41,7 @@ use crate::lease;
 use crate::once::{self, Once};
 use crate::panics;
 use crate::pauses::{Pauses, PausesError};
+use crate::retention;
 use crate::service::{extending, feed_watchdog, notify, notify_reloading};
 use crate::signals::Signals;
 
@@ -114,6 +116,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
     );
 
     let (stopping, stopped) = watch::channel(false);
+    let audited_spool = spool.clone();
     let board = Arc::<Board>::default();
     let shared = Shared {
         journal: journal.clone(),
@@ -130,6 +133,21 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
     let started = Arc::new(Started::load(&config.state.directory));
     let mut parts = Parts::new(config.clone(), journal.clone(), identity.clone(), board.clone(), started, orders);
     parts.begin().await?;
+    if !options.once {
+        let running = parts.running.subscribe();
+        let folders = move || running.borrow().folders.clone();
+        let audits = audit::regularly(folders, journal.clone(), identity.clone(), audited_spool);
+        parts.tasks.spawn("the audit".into(), async move { Err(audits.await) });
+        let running = parts.running.subscribe();
+        let forgets = retention::regularly(
+            move || {
+                let running = running.borrow();
+                (running.config.clone(), running.folders.clone())
+            },
+            journal.clone(),
+        );
+        parts.tasks.spawn("the retention".into(), async move { Err(forgets.await) });
+    }
 
     let (reloads, mut asked_to_reload) = mpsc::channel(1);
     let reloaded = Arc::new(AtomicBool::new(true));

@@ -11,6 +11,8 @@
 //! |---|---|
 //! | `cli` | one file a command; the only place that prints |
 //! | `admin` | what an operator sees of the running daemon, and may do to it |
+//! | `audit` | journal, folders, results and spool compared |
+//! | `retention` | what the journal may forget |
 //! | `daemon`, `once` | all wiring and supervision; when `--once` is over |
 //! | `delivery` | a pending job becomes a result beside its input |
 //! | `intake` | a file on disk becomes a settled candidate in the journal |
@@ -58,6 +60,8 @@ pub mod client;
 #[cfg(feature = "daemon")]
 pub mod admin;
 #[cfg(feature = "daemon")]
+pub mod audit;
+#[cfg(feature = "daemon")]
 mod blocking;
 #[cfg(feature = "daemon")]
 pub mod board;
@@ -99,6 +103,8 @@ pub mod panics;
 pub mod pauses;
 #[cfg(feature = "daemon")]
 pub mod progress;
+#[cfg(feature = "daemon")]
+pub mod retention;
 #[cfg(feature = "daemon")]
 pub mod sandbox;
 #[cfg(feature = "daemon")]

@@ -70,6 +70,8 @@ pub struct State {
     pub min_free: u64,
     /// Bytes of results that may wait here for a folder that can be written; 0: none.
     pub max_spool: u64,
+    /// How long the journal knows of files that came to their end and are gone.
+    pub finished_retention: Duration,
 }
 
 pub(super) fn server(
@@ -148,5 +150,11 @@ pub(super) fn state(
     let label = "the state directory".to_owned();
     territories.push(Territory { user: User::State, label, path: paths::normalised(&directory), span });
     let size = |written: Option<Spanned<Size>>, default| written.map_or(default, |size| size.into_inner().0);
-    State { directory, min_free: size(written.min_free, 1 << 30), max_spool: size(written.max_spool, 5 << 30) }
+    let retention = time_within(written.finished_retention, 7 * 24 * HOUR, MINUTE..=3650 * 24 * HOUR, problems);
+    State {
+        directory,
+        min_free: size(written.min_free, 1 << 30),
+        max_spool: size(written.max_spool, 5 << 30),
+        finished_retention: retention,
+    }
 }

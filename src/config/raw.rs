@@ -71,6 +71,7 @@ pub(super) struct State {
     pub(super) directory: Option<Text>,
     pub(super) min_free: Option<Spanned<Size>>,
     pub(super) max_spool: Option<Spanned<Size>>,
+    pub(super) finished_retention: Option<Spanned<Time>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

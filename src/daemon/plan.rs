@@ -41,6 +41,9 @@ pub fn plan(old: &Config, new: &Config) -> Result<Plan, String> {
     if old.server.drain_timeout != new.server.drain_timeout {
         plan.changes.push("server.drain_timeout changed".to_owned());
     }
+    if old.state.finished_retention != new.state.finished_retention {
+        plan.changes.push("state.finished_retention changed".to_owned());
+    }
     if old.state.min_free != new.state.min_free {
         plan.changes.push("state.min_free changed".to_owned());
     }

@@ -124,7 +124,10 @@ impl Claimed {
             return Try::Refused(error.to_string());
         }
         let refused = |error: io::Error| {
-            if error.kind() == io::ErrorKind::NotFound && matches!(self.root.look(rel), Look::Absent) {
+            if error.kind() == io::ErrorKind::NotFound
+                && matches!(self.root.look(rel), Look::Absent)
+                && self.folder.can_tell(&self.job)
+            {
                 Try::Gone
             } else {
                 Try::Refused(error.to_string())
@@ -312,6 +315,8 @@ fn fate(folder: &Folder, tools: &Tools, rel: &Path, whole: &Whole) -> io::Result
     let Some(root) = folder.root() else { return Ok(Fate::Waited) };
     Ok(match root.look(rel) {
         Look::File(_) | Look::Unknown(_) => Fate::Waited,
+        // It was delivered from another folder than the one that stands there now.
+        Look::Absent if job.is_some_and(|job| !folder.can_tell(&job)) => Fate::Waited,
         Look::Directory | Look::Special | Look::Absent => Fate::Orphaned,
     })
 }

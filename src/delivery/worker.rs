@@ -34,10 +34,10 @@ use crate::client::upload::{Upload, UploadError, upload};
 use crate::client::{Error, ObjectInfo, mime};
 use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
-use crate::job::{ContentHash, Job};
+use crate::job::ContentHash;
 use crate::journal::Failure;
 use crate::lease::Writers;
-use crate::sidecar::{self, Adoption, Kind, Ours, Place};
+use crate::sidecar::{self, Adoption, Kind, Place};
 
 /// All buffers of uploads together, in bytes.
 pub const BUFFER_BYTES: usize = 32 * 1024 * 1024;
@@ -354,7 +354,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     let place = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
         .map_err(|error| verdict::of_folder("cannot look for the result file", &error))?;
     if let Place::Ours(ours) = &place
-        && is_of_this_job(ours, job)
+        && job.may_have_made(ours.completed_at)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
         // That attempt may have been interrupted before the result's name was durable.
@@ -376,12 +376,4 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     let temp = Temp::create(folder, &dir, claimed.object_id(), (base_name(rel), &seen), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
-}
-
-/// Whether a result may stem from an earlier attempt of this very job, and not from before it was admitted once more.
-///
-/// Either the journal knows of an earlier attempt (the first claim sets both times), or the result is younger than the
-/// job: then the journal knows less than there was, because its last entries were lost.
-fn is_of_this_job(result: &Ours, job: &Job) -> bool {
-    job.first_attempt_at != job.last_attempt_at || result.completed_at.is_some_and(|at| at >= job.admitted_at)
 }

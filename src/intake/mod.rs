@@ -13,6 +13,8 @@
 pub mod admit;
 pub mod assess;
 pub mod marked;
+#[cfg(test)]
+mod model;
 pub mod overlap;
 pub mod rounds;
 pub mod scan;

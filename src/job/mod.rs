@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use key::{FileKey, WatchId};
-pub use transition::{Event, Refused, transition};
+pub use transition::{Event, Refused, prune, transition};
 
 /// The SHA-256 of a file's content.
 pub type ContentHash = [u8; 32];
@@ -148,6 +148,15 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whether a result may stem from an earlier attempt of this very job, and not from before it was admitted once more.
+    ///
+    /// The result's own time tells: not even a job that was begun before may take over one that is older than itself, for
+    /// an operator may have asked for the file to be sent again. Where a result has no time, an attempt that the journal
+    /// knows of must do (the first claim sets both times).
+    pub fn may_have_made(&self, completed_at: Option<Millis>) -> bool {
+        completed_at.map_or(self.first_attempt_at != self.last_attempt_at, |at| at >= self.admitted_at)
+    }
+
     /// Whether its file was admitted and no worker has it.
     pub fn is_waiting(&self) -> bool {
         matches!(self.state, JobState::Pending { .. } | JobState::Blocked { .. })
@@ -175,7 +184,7 @@ pub struct Counters {
     pub states: [u64; STATE_NAMES.len()],
     /// Undelivered generations that a newer one replaced.
     pub superseded: u64,
-    /// Delivered generations whose record is gone.
+    /// Generations whose record is gone: delivered ones that a newer one replaced, and those that [`prune`] forgot.
     pub pruned: u64,
 }
 

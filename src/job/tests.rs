@@ -225,6 +225,33 @@ fn a_delivered_file_that_is_sent_again_counts_as_admitted_then() {
 }
 
 #[test]
+fn a_file_that_is_to_be_sent_again_takes_over_no_older_result_however_often_it_was_begun() {
+    let again = after(&job(JobState::Done), Event::Requeue { at: LATER });
+    let begun = after(&after(&again, Event::Claim { at: LATER + 1 }), changed());
+    let begun = after(&begun, Event::Claim { at: LATER + 2 });
+    for job in [&again, &begun] {
+        assert!(!job.may_have_made(Some(LATER - 1)));
+        assert!(job.may_have_made(Some(LATER)));
+    }
+    assert_eq!((again.may_have_made(None), begun.may_have_made(None)), (false, true));
+}
+
+#[test]
+fn only_what_is_over_and_gone_is_pruned() {
+    for state in states() {
+        for absent in [false, true] {
+            let (job, mut counters) = (Job { absent, ..job(state) }, ledger(Some(state)));
+            let over = match state {
+                JobState::Done | JobState::Failed | JobState::Ignored => absent,
+                state => state == JobState::Vanished,
+            };
+            assert_eq!(prune(&job, &mut counters).is_ok(), over, "{state:?}, absent: {absent}");
+            assert_eq!((counters.pruned, counters.balanced()), (u64::from(over), true));
+        }
+    }
+}
+
+#[test]
 fn keys_hash_the_bytes_of_the_path_and_belong_to_a_watch() {
     let (a, b) = (WatchId::of("a"), WatchId::of("b"));
     let path = Path::new(std::ffi::OsStr::from_bytes(b"x\xff"));

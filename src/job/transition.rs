@@ -297,6 +297,20 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
     Ok(after)
 }
 
+/// Forgets a generation that is over and whose file is gone: its record goes, and the ledger of its watch counts it as
+/// pruned. What is still to be done, or still there, is refused; a file that appears at the path again is new either way.
+pub fn prune(job: &Job, counters: &mut Counters) -> Result<(), Refused> {
+    use JobState as S;
+    match job.state {
+        S::Done | S::Failed | S::Ignored if job.absent => {}
+        S::Vanished => {}
+        state => return Err(Refused { event: "prune", state: state.name() }),
+    }
+    counters.states[job.state.index()] -= 1;
+    counters.pruned += 1;
+    Ok(())
+}
+
 impl Job {
     pub(crate) fn admitted(path: &Path, generation: Generation, at: Millis) -> Self {
         Self {

@@ -53,6 +53,8 @@ pub(super) type Outcomes = Vec<Result<Job, Denied>>;
 pub(super) enum Work {
     /// Events, in this order.
     Events(Vec<Item>),
+    /// Records to be forgotten.
+    Prune(Vec<FileKey>),
     /// Names of watches.
     Names(Vec<(WatchId, String)>),
 }
@@ -97,6 +99,7 @@ impl Writer {
                 };
                 events += match &work {
                     Work::Events(items) => items.len(),
+                    Work::Prune(keys) => keys.len(),
                     Work::Names(names) => names.len(),
                 };
                 works.push(work);
@@ -142,6 +145,7 @@ impl Writer {
             .into_iter()
             .map(|work| match work {
                 Work::Events(items) => items.into_iter().map(|item| plan.apply(item, self)).collect(),
+                Work::Prune(keys) => keys.into_iter().map(|key| plan.prune(key, self)).collect(),
                 Work::Names(names) => {
                     for (id, name) in names {
                         plan.name(id, name, self);
@@ -159,7 +163,7 @@ impl Writer {
         let totals = sum(watches.values().map(|watch| &watch.counters));
         let meta = Meta { id: self.id, sequence: self.sequence + 1, totals };
         let batch = plan.batch(&meta).map_err(|error| read_failed(error.into()))?;
-        let changed = plan.slots.into_iter().filter(|(_, slot)| slot.after.is_some());
+        let changed = plan.slots.into_iter().filter(|(_, slot)| slot.changed());
         let before = changed.map(|(key, slot)| (key, slot.before)).collect();
         crash::point("commit.begun");
         self.shared
@@ -199,20 +203,26 @@ struct Slot {
     rows_before: u16,
     /// What it will be, where something changed.
     after: Option<Job>,
+    /// There will be none.
+    pruned: bool,
+}
+
+impl Slot {
+    /// The record as the events of this batch have left it so far.
+    fn current(&self) -> Option<&Job> {
+        if self.pruned { None } else { self.after.as_ref().or(self.before.as_ref()) }
+    }
+
+    fn changed(&self) -> bool {
+        self.pruned || self.after.is_some()
+    }
 }
 
 impl Plan {
     fn apply(&mut self, item: Item, writer: &Writer) -> Result<Result<Job, Denied>, ReadError> {
         let Item { key, path, expected, event } = item;
-        let slot = match self.slots.entry(key) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let (before, rows_before) =
-                    writer.store.record(key)?.map_or((None, 0), |(job, rows)| (Some(job), rows));
-                entry.insert(Slot { before, rows_before, after: None })
-            }
-        };
-        let current = slot.after.as_ref().or(slot.before.as_ref());
+        let slot = touched_slot(&mut self.slots, key, writer)?;
+        let current = slot.current();
         if expected.is_some_and(|expected| current.map(|job| job.generation) != Some(expected)) {
             return Ok(Err(Denied::Stale));
         }
@@ -222,9 +232,25 @@ impl Plan {
                 if let Some(error) = &mut after.last_error {
                     truncate(error, MAX_ERROR);
                 }
-                slot.after = Some(after.clone());
+                (slot.after, slot.pruned) = (Some(after.clone()), false);
                 self.changed = true;
                 Ok(after)
+            }
+            Err(refused) => Err(Denied::Refused(refused)),
+        })
+    }
+
+    fn prune(&mut self, key: FileKey, writer: &Writer) -> Result<Result<Job, Denied>, ReadError> {
+        let slot = touched_slot(&mut self.slots, key, writer)?;
+        let Some(job) = slot.current().cloned() else {
+            return Ok(Err(Denied::Refused(Refused { event: "prune", state: "unknown" })));
+        };
+        let watch = touched(&mut self.watches, key.watch, writer);
+        Ok(match job::prune(&job, &mut watch.counters) {
+            Ok(()) => {
+                (slot.after, slot.pruned) = (None, true);
+                self.changed = true;
+                Ok(job)
             }
             Err(refused) => Err(Denied::Refused(refused)),
         })
@@ -249,13 +275,19 @@ impl Plan {
     fn batch(&self, meta: &Meta) -> Result<sled::Batch, CodecError> {
         let mut batch = sled::Batch::default();
         for (key, slot) in &self.slots {
-            let Some(after) = &slot.after else { continue };
-            let rows = record::encode(after)?;
-            let mut indexes = 0..=u16::MAX;
-            for (row, index) in rows.iter().skip(1).zip(indexes.by_ref()) {
-                batch.insert(layout::continuation(*key, index), row.as_slice());
+            if !slot.changed() {
+                continue;
             }
-            batch.insert(layout::record(*key), rows[0].as_slice());
+            let mut indexes = 0..=u16::MAX;
+            if let Some(after) = &slot.after {
+                let rows = record::encode(after)?;
+                for (row, index) in rows.iter().skip(1).zip(indexes.by_ref()) {
+                    batch.insert(layout::continuation(*key, index), row.as_slice());
+                }
+                batch.insert(layout::record(*key), rows[0].as_slice());
+            } else {
+                batch.remove(layout::record(*key));
+            }
             for index in indexes.take_while(|index| *index < slot.rows_before) {
                 batch.remove(layout::continuation(*key, index));
             }
@@ -263,7 +295,7 @@ impl Plan {
             if let Some(due) = slot.before.as_ref().and_then(|job| job.state.due()) {
                 batch.remove(layout::due(*key, due));
             }
-            if let Some(due) = after.state.due() {
+            if let Some(due) = slot.after.as_ref().and_then(|job| job.state.due()) {
                 batch.insert(layout::due(*key, due), &[]);
             }
         }
@@ -273,6 +305,20 @@ impl Plan {
         batch.insert(layout::META, record::encode_meta(meta)?);
         Ok(batch)
     }
+}
+
+fn touched_slot<'a>(
+    slots: &'a mut HashMap<FileKey, Slot>,
+    key: FileKey,
+    writer: &Writer,
+) -> Result<&'a mut Slot, ReadError> {
+    Ok(match slots.entry(key) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let (before, rows_before) = writer.store.record(key)?.map_or((None, 0), |(job, rows)| (Some(job), rows));
+            entry.insert(Slot { before, rows_before, after: None, pruned: false })
+        }
+    })
 }
 
 fn touched<'a>(watches: &'a mut BTreeMap<WatchId, Watch>, id: WatchId, writer: &Writer) -> &'a mut Watch {

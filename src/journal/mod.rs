@@ -173,6 +173,17 @@ impl Journal {
         }
     }
 
+    /// Forgets records that are over and whose files are gone, as [`crate::job::prune`] allows; each batch holds up to 512.
+    /// Returns how many were; those to which that does not apply (any more) stay.
+    pub async fn prune(&self, keys: &[FileKey]) -> Result<u64, Failure> {
+        let mut pruned = 0;
+        for group in keys.chunks(GROUP_LIMIT) {
+            let outcomes = self.submit(Work::Prune(group.to_vec())).await?;
+            pruned += outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64;
+        }
+        Ok(pruned)
+    }
+
     async fn submit(&self, work: Work) -> Result<Outcomes, Failure> {
         let shared = &self.inner.shared;
         if let Some(failure) = shared.failure() {

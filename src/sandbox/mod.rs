@@ -157,16 +157,19 @@ impl Sandbox {
     }
 
     /// As a server that is killed: all sockets cut. The address is free afterwards.
-    pub async fn abort(self) {
-        self.end(Phase::Abort).await;
+    ///
+    /// Returns all that was committed, as [`Sandbox::deliveries`]: no client was told of more.
+    pub async fn abort(self) -> Vec<Delivery> {
+        self.end(Phase::Abort).await
     }
 
-    async fn end(self, phase: Phase) {
+    async fn end(self, phase: Phase) -> Vec<Delivery> {
         self.phase.send_replace(phase);
         if self.server.await.is_err() {
             tracing::error!("the server of the sandbox panicked");
         }
         self.hub.engine.shut_down();
+        self.hub.engine.lock().deliveries.all()
     }
 
     /// The rules of ordered trouble.

@@ -174,6 +174,11 @@ pub fn read_result(dir: &Dir, name: &OsStr, object_id: Uuid, identity: &Identity
     Ok(ours.sha256.map(|sha256| Whole { ours, sha256, watch, filepath, warning, content }))
 }
 
+/// Whether the file at a name is a result or error file of ours, whatever it is about.
+pub fn is_ours(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::Result<bool> {
+    Ok(read_header(dir, name, kind, identity)?.is_some())
+}
+
 /// Reads what a file of ours says about itself; `None` for a stranger's.
 fn read_header(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Header>> {
     let Some(file) = open_ours(dir, name, identity)? else { return Ok(None) };

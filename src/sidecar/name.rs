@@ -36,6 +36,11 @@ impl Kind {
         }
     }
 
+    /// Whether a name is one that files of this kind have.
+    pub fn is_of(self, name: &OsStr) -> bool {
+        name.as_bytes().ends_with(self.suffix().as_bytes())
+    }
+
     pub(super) fn action(self) -> &'static str {
         match self {
             Self::Result => "complete",

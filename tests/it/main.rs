@@ -7,6 +7,7 @@
 #![allow(unreachable_pub, clippy::unwrap_used, clippy::print_stderr)]
 
 mod after;
+mod audit;
 mod cli;
 mod control;
 mod crashes;
@@ -39,6 +40,7 @@ mod signals;
 mod slots;
 mod slow_link;
 mod spool;
+mod storm;
 mod tls;
 mod wire;
 mod writers;

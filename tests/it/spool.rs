@@ -8,6 +8,7 @@ use rocketride_ingest::identity::Identity;
 use rocketride_ingest::job::{FileKey, WatchId};
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 
+use crate::audit::{audit, found};
 use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, read_json, sha256, wait_for};
 use crate::host_faults::{Mount, chmod, is_root, start_bound, start_bound_by_permissions};
 
@@ -56,6 +57,12 @@ async fn a_result_whose_folder_became_read_only_outlives_a_kill_and_nothing_is_s
     daemon.logged(HELD).await;
     daemon.kill();
     assert_eq!(host.journaled("in", "spooled").await, 1);
+    assert_eq!(found(&audit(&host).await), Vec::<String>::new());
+    let aside = host.path("aside");
+    std::fs::rename(&spooled[0], &aside).unwrap();
+    let missing = format!("sub/a.txt: its result is not in the spool: {}", spooled[0].display());
+    assert_eq!(found(&audit(&host).await), [missing]);
+    std::fs::rename(&aside, &spooled[0]).unwrap();
     host.write("in/late.txt", "late");
     if is_root() {
         host.give_away();
@@ -251,6 +258,8 @@ async fn a_file_that_changed_meanwhile_is_sent_after_the_result_of_what_it_was_i
     host.write("in/sub/a.txt", "another content");
     placed(&host).await;
     wait_for("the new result", || host.result("sub/a.txt").unwrap()["sha256"] == sha256("another content")).await;
+    // The result stands there a moment before the log says so.
+    daemon.logged("\"message\":\"delivered\"").await;
     let log = daemon.log();
     let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text:?} is not in the log"));
     assert!(at(PLACED) < at("\"message\":\"delivered\""), "the older one first");
@@ -268,6 +277,7 @@ async fn a_result_whose_folder_is_gone_is_kept_and_told_of_at_each_start() {
     daemon.logged("the file is gone with its folder: its result has no place, and is kept in the spool").await;
     daemon.stop().await;
     assert_eq!((in_spool(&host).len(), host.journaled("in", "done").await), (1, 1));
+    assert_eq!(found(&audit(&host).await), Vec::<String>::new(), "it is there as the journal says");
 
     let daemon = start_bound_by_permissions(&host);
     daemon.logged("the spool holds files that nothing waits for").await;

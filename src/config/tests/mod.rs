@@ -81,6 +81,7 @@ fn a_minimal_file_gets_every_default() {
     assert_eq!((config.retry.attempts, config.retry.initial, config.retry.max), (6, 30 * SECOND, 10 * MINUTE));
     assert_eq!(config.state.directory, Path::new("/var/lib/rocketride-ingest"));
     assert_eq!((config.state.min_free, config.state.max_spool), (1 << 30, 5 << 30));
+    assert_eq!(config.state.finished_retention, 7 * 24 * HOUR);
     assert_eq!(config.log, Log { level: "info".parse().unwrap(), format: LogFormat::Auto });
     let pipeline = config.pipeline("invoices").unwrap();
     assert_eq!(pipeline.uri, "https://api.rocketride.ai");

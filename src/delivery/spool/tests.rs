@@ -1,6 +1,7 @@
 //! The bounds of the spool, and whom it trusts.
 
 use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
 
 use super::*;
 use crate::clock::rfc3339;
@@ -8,7 +9,7 @@ use crate::job::Generation;
 use crate::sidecar::{About, ResultFile, SCHEMA_VERSION};
 
 fn open(dir: &Path, max_spool: u64) -> Spool {
-    let state = State { directory: dir.to_owned(), min_free: 0, max_spool };
+    let state = State { directory: dir.to_owned(), min_free: 0, max_spool, finished_retention: Duration::MAX };
     let identity = Identity { instance: "inst".into(), uid: rustix::process::geteuid().as_raw() };
     Spool::open(&state, Arc::new(identity)).unwrap()
 }
@@ -78,7 +79,8 @@ fn what_is_no_directory_is_no_spool_and_stays_as_it_is() {
     let path = temp.path().join("spool");
     std::fs::write(&path, "").unwrap();
     std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-    let state = State { directory: temp.path().to_owned(), min_free: 0, max_spool: 1 };
+    let state =
+        State { directory: temp.path().to_owned(), min_free: 0, max_spool: 1, finished_retention: Duration::MAX };
     let identity = Identity { instance: "inst".into(), uid: rustix::process::geteuid().as_raw() };
     let error = Spool::open(&state, Arc::new(identity)).unwrap_err().to_string();
     assert!(error.contains("/spool: Not a directory"), "{error}");

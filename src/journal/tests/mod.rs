@@ -82,6 +82,33 @@ async fn a_refused_event_changes_nothing_and_costs_no_commit() {
 }
 
 #[tokio::test]
+async fn what_is_pruned_is_gone_with_all_its_rows_and_the_ledger_balances() {
+    let dir = TempDir::new().unwrap();
+    let journal = open(&dir);
+    let long = "long/".repeat(500);
+    for path in [&long, "kept"] {
+        apply(&journal, path, admit(1, 10)).await.unwrap();
+    }
+    let keys = [key(&long), key("kept"), key("never seen")];
+    assert_eq!(journal.prune(&keys).await.unwrap(), 0, "both are to be sent still");
+    apply(&journal, &long, Event::Gone).await.unwrap();
+    // In one batch with an event about the same path, or in two: both orders are told by what is there then.
+    let (pruned, again) = tokio::join!(journal.prune(&keys), apply(&journal, &long, admit(2, 20)));
+    assert_eq!((pruned.unwrap(), again.unwrap().state), (1, JobState::Pending { due: 20 }));
+    assert_eq!(journal.get(key(&long)).unwrap().unwrap().generation, generation(2));
+    apply(&journal, &long, Event::Gone).await.unwrap();
+    assert_eq!(journal.prune(&keys).await.unwrap(), 1);
+    assert_eq!(journal.get(key(&long)).unwrap(), None);
+    journal.close().await;
+
+    let (journal, opened) = Journal::open(dir.path()).unwrap();
+    assert_eq!((opened.records, opened.quarantined), (1, None), "nothing of it is left to contradict the ledger");
+    let counters = journal.counters(watch_id());
+    assert_eq!((counters.admitted, counters.pruned, counters.balanced()), (3, 2, true));
+    journal.close().await;
+}
+
+#[tokio::test]
 async fn a_worker_cannot_speak_of_a_generation_that_was_replaced() {
     let dir = TempDir::new().unwrap();
     let journal = open(&dir);

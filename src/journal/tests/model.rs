@@ -59,6 +59,14 @@ impl Model {
         Ok(after)
     }
 
+    /// Forgets all that may be forgotten; how many that were.
+    fn prune(&mut self) -> u64 {
+        let (jobs, ledgers) = (&mut self.jobs, &mut self.ledgers);
+        let before = jobs.len();
+        jobs.retain(|key, job| crate::job::prune(job, ledgers.get_mut(&key.watch).unwrap()).is_err());
+        (before - jobs.len()) as u64
+    }
+
     fn assert_agrees(&self, journal: &Journal) {
         for name in ["one", "two"] {
             let watch = WatchId::of(name);
@@ -98,6 +106,11 @@ proptest! {
                     events.iter().map(|(key, path, event)| model.apply(*key, path, event.clone())).collect();
                 assert_eq!(journal.apply_all(events).await.unwrap(), expected);
                 model.assert_agrees(&journal);
+                if n % 3 == 2 {
+                    let keys: Vec<_> = (0..6).map(|n| file(n).0).collect();
+                    assert_eq!(journal.prune(&keys).await.unwrap(), model.prune());
+                    model.assert_agrees(&journal);
+                }
                 if n == restart.index(groups.len()) {
                     journal.close().await;
                     journal = open(&dir);
