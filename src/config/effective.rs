@@ -130,6 +130,7 @@ impl Out<'_> {
         let written = table(root, "state");
         let unwritten = if env.state_directory.is_some() { "$STATE_DIRECTORY" } else { DEFAULT };
         self.line("directory", &Quoted(&config.state.directory.to_string_lossy()), written, unwritten);
+        self.line("finished_retention", &Time(config.state.finished_retention), written, DEFAULT);
         self.line("min_free", &Size(config.state.min_free), written, DEFAULT);
         self.line("max_spool", &Size(config.state.max_spool), written, DEFAULT);
 

@@ -81,7 +81,15 @@ pub fn schema() -> Value {
             "server": server,
             "limits": section("limits", &limits),
             "retry": section("retry", &[("attempts", count(1)), ("initial", time()), ("max", time())]),
-            "state": section("state", &[("directory", pattern("^/")), ("min_free", size()), ("max_spool", size())]),
+            "state": section(
+                "state",
+                &[
+                    ("directory", pattern("^/")),
+                    ("finished_retention", time()),
+                    ("min_free", size()),
+                    ("max_spool", size()),
+                ],
+            ),
             "admin": section(
                 "admin",
                 &[("socket", pattern("^$|^/")), ("listen", text()), ("token_file", text())],

@@ -19,20 +19,19 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use self::name::MAX_ALTERNATIVES;
 pub use self::name::{
     HIDDEN_PREFIX, Kind, NAME_MAX, TEMP_PREFIX, disambiguated, hidden_marker_name, hidden_name, input_of_error,
     is_output, name_of, other_temp_name, temp_name, text_name_of,
 };
 use self::schema::Header;
 pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};
-pub use self::text::{TextPlace, find_text};
+pub use self::text::{TextPlace, find_text, is_our_text};
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation, Millis};
 use crate::show::Shown;
 
-/// How many names are tried when strangers' files stand at ours.
-const MAX_ALTERNATIVES: u32 = 9;
 /// A file of ours is never larger, in bytes: incoming messages are bounded below this.
 pub const MAX_LEN: u64 = 512 * 1024 * 1024;
 

@@ -6,8 +6,8 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 
-use super::name::text_name_of;
-use super::{MAX_ALTERNATIVES, hash_reader, open_ours};
+use super::name::{Kind, results_of_text, text_name_of};
+use super::{MAX_ALTERNATIVES, hash_reader, open_ours, read_header};
 use crate::fs::Dir;
 use crate::identity::Identity;
 use crate::job::ContentHash;
@@ -47,9 +47,41 @@ pub fn find_text(dir: &Dir, input: &OsStr, hashes: &[ContentHash], identity: &Id
     })
 }
 
+/// Whether the file of this name is the text of a result of ours that stands beside it.
+pub fn is_our_text(dir: &Dir, name: &OsStr, identity: &Identity) -> io::Result<bool> {
+    let results = results_of_text(name);
+    if results.is_empty() {
+        return Ok(false);
+    }
+    let Some(file) = open_ours(dir, name, identity)? else { return Ok(false) };
+    let hash = Some(hash_reader(file)?);
+    for result in results {
+        let header = read_header(dir, &result, Kind::Result, identity)?;
+        if header.is_some_and(|header| header.ours(result).text_sha256 == hash) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_names_the_results_it_may_be_of() {
+        for input in ["a.txt".to_owned(), "a~2".to_owned(), "n".repeat(250), "n".repeat(243), "n".repeat(244)] {
+            let input = OsStr::new(&input);
+            let numbers: &[_] =
+                if input.len() > 200 { &[(1, 1), (9, 9)] } else { &[(1, 1), (1, 2), (2, 1), (9, 9), (3, 2)] };
+            for &(of_text, of_result) in numbers {
+                let results = results_of_text(&text_name_of(input, of_text));
+                let result = super::super::name_of(input, Kind::Result, of_result);
+                assert!(results.contains(&result), "{result:?} {results:?}");
+            }
+        }
+        assert!(results_of_text(OsStr::new("a.txt")).is_empty());
+    }
 
     #[test]
     fn a_text_is_ours_by_its_hash_alone() {

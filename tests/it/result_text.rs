@@ -5,6 +5,7 @@ use std::path::Path;
 
 use rocketride_ingest::sandbox::Sandbox;
 
+use crate::audit::{audit, found};
 use crate::harness::{Daemon, Host, engine, files_beneath, sha256, wait_for};
 
 async fn running(extra: &str) -> (Host, Sandbox, Daemon) {
@@ -76,6 +77,11 @@ async fn a_text_of_others_is_never_overwritten_and_an_edited_one_is_theirs() {
     assert_eq!(read(host.inbox().join("a.txt~2.result.txt")), "edited");
     assert_eq!(engine.delivered(), 2, "no text is ever sent");
     daemon.stop().await;
+    // The audit knows which of them is ours.
+    let strange = |name: &str| format!("{name}: not ours, and never sent, because of its name");
+    let mut found = found(&audit(&host).await);
+    found.sort();
+    assert_eq!(found, [strange("a.txt.result.txt"), strange("a.txt~2.result.txt")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
