@@ -12,6 +12,11 @@ use prometheus::{CounterVec, Histogram, HistogramOpts, IntCounterVec, Opts};
 /// What every name begins with.
 pub const PREFIX: &str = "rocketride_ingest_";
 
+/// How a file ends.
+const OUTCOMES: [&str; 4] = ["delivered", "adopted", "failed", "vanished"];
+/// What makes ready work wait.
+const LIMITS: [&str; 2] = ["files", "bytes"];
+
 /// Bounds of the histograms, in seconds.
 const UPLOAD_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
 const DETECTION_BUCKETS: [f64; 11] = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0];
@@ -118,6 +123,23 @@ impl Meters {
         ]
     }
 
+    /// Makes the totals of a watch exist before anything was counted: an increase is seen from 0 only, and the first file
+    /// that fails is the one that matters.
+    pub fn begin_watch(&self, watch: &str) {
+        for outcome in OUTCOMES {
+            self.files.with_label_values(&[watch, outcome]);
+        }
+        self.files_found_by_scan.with_label_values(&[watch]);
+    }
+
+    /// As [`Meters::begin_watch`], for a pipeline.
+    pub fn begin_pipeline(&self, pipeline: &str) {
+        self.uploaded_bytes.with_label_values(&[pipeline]);
+        for limit in LIMITS {
+            self.throttled_seconds.with_label_values(&[pipeline, limit]);
+        }
+    }
+
     /// A file of a watch came to this end.
     pub fn file_ended(&self, watch: &str, outcome: &str) {
         self.files.with_label_values(&[watch, outcome]).inc();
@@ -140,6 +162,8 @@ mod tests {
             assert!(collector.desc().iter().all(|desc| desc.fq_name.starts_with(PREFIX)));
             registry.register(collector).unwrap();
         }
+        meters().begin_watch("in");
+        meters().begin_pipeline("p");
         meters().file_ended("in", "delivered");
         meters().throttled("p", "files", Duration::from_millis(5));
         let names: Vec<_> = registry.gather().iter().map(|family| family.name().to_owned()).collect();

@@ -1,8 +1,10 @@
-//! What the daemon says while it works: one subscriber for the whole process, on stderr.
+//! What the daemon says while it works: one subscriber for the whole process, on stderr or to systemd's journal.
 //!
 //! Shape and level come from [`Log`]. It knows nothing of what is logged. Paths go through [`crate::show`] before they
 //! become a field; words of others (a server, an error of the system) may stand in any field, so whatever could forge a
 //! line or drive a terminal is escaped here once more.
+
+mod journald;
 
 use std::fmt::{self as text, Write as _};
 use std::io::{self, IsTerminal};
@@ -15,6 +17,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, Registry, fmt};
 
+use self::journald::Journald;
 use crate::config::{Log, LogFormat, LogLevel};
 use crate::show::{self, Escaping};
 
@@ -40,29 +43,65 @@ const FRAME_PRINTERS: [&str; 2] = ["tokio_tungstenite", "tungstenite"];
 /// Installs the subscriber of this process. Fails if there is one already.
 pub fn init(log: &Log) -> Result<(), TryInitError> {
     let terminal = io::stderr().is_terminal();
-    tracing_subscriber::registry().with(layer(log, terminal, io::stderr)).try_init()
+    let (shape, trouble) = match shape(log.format, terminal, journald::is_stderr()) {
+        Wanted::Pretty => (Shape::Pretty, None),
+        Wanted::Json => (Shape::Json, None),
+        Wanted::Journald => match Journald::at(journald::SOCKET) {
+            Ok(journald) => (Shape::Journald(journald), None),
+            Err(error) => (Shape::Json, Some(error)),
+        },
+    };
+    tracing_subscriber::registry().with(layer(log, shape, terminal, io::stderr)).try_init()?;
+    if let Some(error) = trouble {
+        tracing::warn!(socket = journald::SOCKET, %error, "the journal cannot be reached, so the log is JSON on standard error");
+    }
+    Ok(())
 }
 
-/// The only layer: writes lines to `writer`.
-fn layer<W>(log: &Log, terminal: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+/// What a format means here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Pretty,
+    Json,
+    Journald,
+}
+
+/// A form of log, ready to be written.
+enum Shape {
+    Pretty,
+    Json,
+    Journald(Journald),
+}
+
+fn shape(format: LogFormat, terminal: bool, journal: bool) -> Wanted {
+    match format {
+        LogFormat::Auto if journal => Wanted::Journald,
+        LogFormat::Auto if terminal => Wanted::Pretty,
+        LogFormat::Auto | LogFormat::Json => Wanted::Json,
+        LogFormat::Pretty => Wanted::Pretty,
+        LogFormat::Journald => Wanted::Journald,
+    }
+}
+
+/// The only layer: writes lines to `writer`, or entries to the journal.
+fn layer<W>(log: &Log, shape: Shape, terminal: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = targets(&log.level);
-    let pretty = match log.format {
-        LogFormat::Auto => terminal,
-        LogFormat::Pretty => true,
-        LogFormat::Json => false,
-    };
     // Colours only where they are seen; $NO_COLOR is everyone's way to refuse them.
     let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if pretty {
-        let pretty = fmt::layer().fmt_fields(plain_fields()).with_ansi(colours).with_target(false);
-        pretty.with_writer(writer).with_filter(filter).boxed()
-    } else {
-        // Stable names: timestamp, level, target, message, the event's own fields, span with the innermost span's.
-        let json = fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
-        json.with_writer(PlainJson(writer)).with_filter(filter).boxed()
+    match shape {
+        Shape::Pretty => {
+            let pretty = fmt::layer().fmt_fields(plain_fields()).with_ansi(colours).with_target(false);
+            pretty.with_writer(writer).with_filter(filter).boxed()
+        }
+        Shape::Json => {
+            // Stable names: timestamp, level, target, message, the event's own fields, span with the innermost span's.
+            let json = fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false);
+            json.with_writer(PlainJson(writer)).with_filter(filter).boxed()
+        }
+        Shape::Journald(journald) => journald.with_filter(filter).boxed(),
     }
 }
 
@@ -140,7 +179,12 @@ mod tests {
         let lines = Lines::default();
         let log = Log { level: level.parse().unwrap(), format };
         let writer = lines.clone();
-        let subscriber = tracing_subscriber::registry().with(layer(&log, terminal, move || writer.clone()));
+        let shape = match shape(format, terminal, false) {
+            Wanted::Pretty => Shape::Pretty,
+            Wanted::Json => Shape::Json,
+            Wanted::Journald => panic!("the journal is no lines"),
+        };
+        let subscriber = tracing_subscriber::registry().with(layer(&log, shape, terminal, move || writer.clone()));
         tracing::subscriber::with_default(subscriber, what);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -188,7 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn auto_is_pretty_on_a_terminal_only() {
+    fn auto_is_the_journal_under_systemd_else_pretty_on_a_terminal_only() {
+        assert_eq!(shape(LogFormat::Auto, false, true), Wanted::Journald);
+        assert_eq!(shape(LogFormat::Json, false, true), Wanted::Json, "what is written counts");
+        assert_eq!(shape(LogFormat::Journald, true, false), Wanted::Journald);
         assert!(!logged("info", LogFormat::Auto, true, hostile).starts_with('{'));
         assert!(logged("info", LogFormat::Auto, false, hostile).starts_with('{'));
     }
@@ -217,5 +264,18 @@ mod tests {
             "trace,tokio=trace,tung=trace,tungstenite=trace,tungstenite::protocol=trace,tokio_tungstenite=trace";
         let log = logged(loudest, LogFormat::Pretty, false, frames);
         assert!(log.contains("closed") && !log.contains("key"), "{log}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let journal = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+        let log = Log { level: loudest.parse().unwrap(), format: LogFormat::Journald };
+        let layer = layer(&log, Shape::Journald(Journald::at(&socket).unwrap()), false, io::stderr);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), frames);
+        let (mut buffer, mut entries) = ([0; 4096], String::new());
+        journal.set_nonblocking(true).unwrap();
+        while let Ok(length) = journal.recv(&mut buffer) {
+            entries += str::from_utf8(&buffer[..length]).unwrap();
+        }
+        assert!(entries.contains("MESSAGE=closed") && !entries.contains("with a key"), "{entries}");
     }
 }

@@ -74,6 +74,7 @@ impl Gauges<'_> {
         )?;
         for watch in &status.watches {
             let name = watch.name.as_str();
+            meters().begin_watch(name);
             for (state, count) in &watch.jobs {
                 jobs.with_label_values(&[name, state]).set(whole(*count));
             }
@@ -99,6 +100,7 @@ impl Gauges<'_> {
         )?;
         for pipeline in &status.pipelines {
             let name = pipeline.name.as_str();
+            meters().begin_pipeline(name);
             pipeline_up.with_label_values(&[name]).set(pipeline.up.into());
             in_flight.with_label_values(&[name]).set(whole(pipeline.in_flight));
             paused.with_label_values(&["pipeline", name]).set(pipeline.paused_since.is_some().into());

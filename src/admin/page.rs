@@ -3,13 +3,22 @@
 //! It asks the same API as the commands, under the same guard, and puts what it hears into the page as text. The policy
 //! sent with it lets nothing run or load that is not in this file.
 
+use std::sync::LazyLock;
+
 use axum::http::{HeaderValue, header};
 use axum::response::{Html, IntoResponse, Response};
 use uuid::Uuid;
 
-const PAGE: &str = include_str!("page/page.html");
 /// Stands in the page where its style and script say that they belong to it.
 const NONCE: &str = "@NONCE@";
+
+/// The page with its style and script inside.
+static PAGE: LazyLock<String> = LazyLock::new(|| {
+    include_str!("page/page.html").replace("@STYLE@", include_str!("page/page.css")).replace(
+        "@SCRIPT@",
+        concat!(include_str!("page/basics.js"), include_str!("page/plot.js"), include_str!("page/page.js")),
+    )
+});
 
 /// The page.
 pub fn page() -> Response {
@@ -35,7 +44,11 @@ mod tests {
 
     #[test]
     fn the_page_fetches_nothing_from_elsewhere_and_marks_its_own_parts() {
-        assert!(!PAGE.contains("src=") && !PAGE.contains("@import") && !PAGE.contains("innerHTML"));
+        for forbidden in
+            ["src=", "@import", "url(", "innerHTML", "outerHTML", "insertAdjacentHTML", "@STYLE@", "@SCRIPT@"]
+        {
+            assert!(!PAGE.contains(forbidden), "{forbidden}");
+        }
         let elsewhere =
             PAGE.match_indices("http").filter(|(at, _)| !PAGE[*at..].starts_with("http://www.w3.org/2000/svg"));
         assert_eq!(elsewhere.count(), 0);

@@ -5,6 +5,7 @@
 //! are opened for reading to ask for their writers.
 
 mod access;
+mod dropin;
 mod host;
 mod pipeline;
 mod report;
@@ -17,8 +18,8 @@ use std::sync::Arc;
 
 use self::report::Report;
 use super::paint::{Paint, count};
-use super::{Failure, Global, exit, runtime, say, start_logging};
-use crate::config::Config;
+use super::{Failure, Global, exit, print, runtime, say, start_logging};
+use crate::config::{Config, Environment};
 use crate::intake::overlap::Roots;
 use crate::lease;
 use crate::show::Shown;
@@ -34,9 +35,26 @@ pub(super) struct Args {
     /// Do not connect to the server.
     #[arg(long)]
     offline: bool,
+    /// Print what systemd's unit must be given for these watches, and check nothing else.
+    ///
+    /// The folders are looked at for their groups. For the instance `NAME` of the template unit:
+    /// `--config /etc/rocketride-ingest/NAME.toml`.
+    #[arg(long, conflicts_with = "offline")]
+    print_dropin: bool,
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
+    if args.print_dropin {
+        // The unit has a runtime and a state directory of its own, whatever this process was given.
+        let env = Environment {
+            credentials_directory: Some(dropin::CREDENTIALS.into()),
+            state_directory: None,
+            runtime_directory: None,
+            ..Environment::from_process()
+        };
+        print(dropin::render(&Config::load(&global.config, &env)?));
+        return Ok(ExitCode::SUCCESS);
+    }
     let config = global.load()?;
     // What is found is said on standard output; the log is for those who ask for it.
     if global.log_level.is_some() {

@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod control;
 mod demo;
+mod manual;
 mod paint;
 mod run;
 mod sandbox;
@@ -64,7 +65,8 @@ struct Global {
     /// By default `admin.socket` of the configuration file if that can be read, else as systemd says.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// How log lines look: `auto` is pretty on a terminal, else json.
+    /// How the log looks, auto, pretty, json or journald: `auto` is journald under systemd, pretty on a terminal, else
+    /// json.
     #[arg(long, global = true, value_name = "FORMAT", value_parser = parse::<LogFormat>)]
     log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug or trace; also per module, as in `info,rocketride_ingest::intake=debug`.
@@ -89,6 +91,8 @@ enum Command {
     Reload(control::reload::Args),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
+    Completions(manual::Completions),
+    Man(manual::ManPage),
 }
 
 /// Reads the command line, runs the command, and says how it went.
@@ -124,6 +128,8 @@ pub fn main() -> ExitCode {
         Command::Reload(args) => control::reload::main(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
+        Command::Completions(args) => Ok(manual::completions(&args)),
+        Command::Man(args) => manual::man(&args),
     };
     match outcome {
         Ok(code) => code,
@@ -203,6 +209,13 @@ fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, 
 fn say(line: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// A whole text on standard output, as [`say`] prints a line.
+fn print(text: impl AsRef<[u8]>) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_ref()).and_then(|()| out.flush());
 }
 
 /// A line on standard error.

@@ -22,13 +22,15 @@ pub struct Log {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// `pretty` on a terminal, else `json`.
+    /// `journald` where standard error is systemd's journal, `pretty` on a terminal, else `json`.
     #[default]
     Auto,
     /// For eyes.
     Pretty,
     /// One object a line.
     Json,
+    /// Entries of systemd's journal, each value a field of its own; `json` where there is no journal.
+    Journald,
 }
 
 impl LogFormat {
@@ -50,7 +52,8 @@ impl FromStr for LogFormat {
             "auto" => Ok(Self::Auto),
             "pretty" => Ok(Self::Pretty),
             "json" => Ok(Self::Json),
-            _ => Err(format!("{text:?} is not a log format; write auto, pretty or json")),
+            "journald" => Ok(Self::Journald),
+            _ => Err(format!("{text:?} is not a log format; write auto, pretty, json or journald")),
         }
     }
 }

@@ -106,6 +106,11 @@ impl Secret {
         Self { what, candidates: credential.into_iter().collect(), fallback }
     }
 
+    /// The files it is looked for in, in this order; none if it stands in the configuration or the environment.
+    pub fn candidates(&self) -> &[PathBuf] {
+        &self.candidates
+    }
+
     /// Reads it anew. Blocks for one small local read.
     pub fn read(&self) -> Result<SecretString, SecretError> {
         let mut empty = None;

@@ -168,7 +168,9 @@ pub fn finish(folder: &Folder, root: &Root, rel: &Path, delivered: &Delivered) -
             Err(error) => {
                 put_back(&dir, &hidden, name)?;
                 if error.kind() == io::ErrorKind::CrossesDevices {
-                    return Ok(Outcome::Kept(format!("{} is on another filesystem", Shown(target))));
+                    // No two mounts of one filesystem allow it either, and a unit of systemd mounts each folder it opens.
+                    let why = "is on another filesystem, or mounted apart (see `check --print-dropin`)";
+                    return Ok(Outcome::Kept(format!("{} {why}", Shown(target))));
                 }
                 Err(error)
             }

@@ -155,7 +155,13 @@ impl<'a> Desk<'a> {
             if !still_there && dir.file(name)?.is_none_or(|seen| seen.generation != settled) {
                 return Ok(Decision::Later(None));
             }
-            return Ok(if still_there { Decision::Nothing } else { Decision::Record(Event::Requeue { at: now }) });
+            let is_known = job.is_some_and(|job| job.generation == settled);
+            return Ok(match (still_there, is_known) {
+                (true, true) => Decision::Nothing,
+                (true, false) => Decision::Record(Event::SameContent { generation: settled }),
+                (false, true) => Decision::Record(Event::Requeue { at: now }),
+                (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
+            });
         }
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
         let (file, seen) = match dir.open_file(name) {

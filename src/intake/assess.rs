@@ -29,7 +29,8 @@ pub fn assess(job: Option<&Job>, generation: &Generation) -> Assessment {
     match job.state {
         JobState::Sending | JobState::Spooled | JobState::Delivered if same => A::Known,
         JobState::Sending | JobState::Spooled | JobState::Delivered => A::Busy,
-        JobState::Failed if same && job.sidecar.is_some() => A::DeadLetter,
+        // A chmod, or a move that was taken back, is no saving.
+        JobState::Failed if !job.absent && is_unsaved(job, generation) && job.sidecar.is_some() => A::DeadLetter,
         // A watch that is in use has nothing parked; recovery is about to say so.
         JobState::Parked => A::Known,
         JobState::Vanished => A::New,
@@ -37,6 +38,11 @@ pub fn assess(job: Option<&Job>, generation: &Generation) -> Assessment {
         JobState::Done if !job.absent && job.generation.size == generation.size => A::MaybeSame,
         _ => A::New,
     }
+}
+
+/// Whether the file was not written since: at most its change time is another one.
+fn is_unsaved(job: &Job, generation: &Generation) -> bool {
+    job.generation == Generation { ctime_ns: job.generation.ctime_ns, ..*generation }
 }
 
 #[cfg(test)]
@@ -100,5 +106,8 @@ mod tests {
     fn a_dead_letter_with_an_error_file_is_asked_about_it() {
         let failed = Job { sidecar: Some("f.error.json".into()), ..job(JobState::Failed) };
         assert_eq!(assess(Some(&failed), &generation(1)), Assessment::DeadLetter);
+        let chmodded = Generation { ctime_ns: Some(7), ..generation(1) };
+        assert_eq!(assess(Some(&failed), &chmodded), Assessment::DeadLetter, "nobody saved it");
+        assert_eq!(assess(Some(&failed), &generation(2)), Assessment::New);
     }
 }

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 
 use self::overlap::{InUse, Roots};
 use self::rounds::Rounds;
-use self::scan::{Report, Walker};
+use self::scan::{Found, Report, Walker};
 use self::select::Selector;
 use self::settle::Settling;
 use self::watch::{WatchError, Watches};
@@ -277,12 +277,12 @@ impl Intake {
                 }
                 () = self.folder.rescan_asked_for() => rounds.rescan_now(),
                 Some(rel) = self.changed.recv() => { self.notice(&rel); }
-                Some(rel) = found.recv(), if !self.settling.is_full() => {
+                Some(Found { path, expected }) = found.recv(), if !self.settling.is_full() => {
                     // The first walk is not about events that were missed.
-                    if self.folder.is_scanned() && self.settling.quiet(&rel).is_none() {
+                    if !expected && self.folder.is_scanned() && self.settling.quiet(&path).is_none() {
                         meters().files_found_by_scan.with_label_values(&[&watch.name]).inc();
                     }
-                    self.notice(&rel);
+                    self.notice(&path);
                 }
                 () = sleep_until(look_at) => {
                     for folder in self.settle(&root).await? {
@@ -325,7 +325,7 @@ impl Intake {
         (backend, listening.0, listening.1)
     }
 
-    fn walker(&self, root: &Arc<Root>, watches: Option<Arc<Watches>>, sink: mpsc::Sender<PathBuf>) -> Walker {
+    fn walker(&self, root: &Arc<Root>, watches: Option<Arc<Watches>>, sink: mpsc::Sender<Found>) -> Walker {
         Walker {
             folder: self.folder.clone(),
             root: root.clone(),

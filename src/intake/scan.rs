@@ -41,7 +41,17 @@ pub struct Walker {
     /// Where directories are watched; `None` while the root is polled.
     pub watches: Option<Arc<Watches>>,
     /// Where paths go that need a look.
-    pub sink: mpsc::Sender<PathBuf>,
+    pub sink: mpsc::Sender<Found>,
+}
+
+/// A path that needs a look.
+#[derive(Debug)]
+pub struct Found {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// No event was due that tells of it: the walk is of a folder that an event told of, or it is only to be seen whether a
+    /// dead letter's error file is still there.
+    pub expected: bool,
 }
 
 /// What a walk saw.
@@ -51,7 +61,7 @@ pub struct Report {
     pub directories: u64,
     /// Inputs seen, known or not.
     pub files: u64,
-    /// Inputs that the journal did not know in this generation.
+    /// Inputs that need a look: the journal did not know them in this generation, or gave them up.
     pub found: u64,
     /// Directories that could not be listed.
     pub unreadable: u64,
@@ -72,13 +82,15 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 impl Walker {
     /// Walks everything beneath `start`, itself included. Blocking.
     pub fn walk(&self, start: &Path) -> Report {
+        // A folder inside is walked because an event told of it.
+        let part = !start.as_os_str().is_empty();
         let mut report = Report::default();
         let mut stack = vec![start.to_owned()];
         while let Some(rel) = stack.pop() {
             if self.selector.folders(&rel).is_err() {
                 continue;
             }
-            match self.directory(&rel, &mut stack, &mut report) {
+            match self.directory(&rel, part, &mut stack, &mut report) {
                 Ok(()) => report.directories += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !rel.as_os_str().is_empty() => {}
                 Err(error) => {
@@ -97,7 +109,7 @@ impl Walker {
         report
     }
 
-    fn directory(&self, rel: &Path, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
+    fn directory(&self, rel: &Path, part: bool, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
         if let Some(watches) = &self.watches
             && !report.exhausted
         {
@@ -130,7 +142,7 @@ impl Walker {
             match kind {
                 EntryKind::Directory => stack.push(path),
                 EntryKind::File => {
-                    if let Err(error) = self.file(&dir, path, report) {
+                    if let Err(error) = self.file(&dir, path, part, report) {
                         // One name that cannot be looked at hides none of the others.
                         report.unknown += 1;
                         tracing::debug!(watch = %self.folder.watch.name, %error, "an entry cannot be looked at now");
@@ -145,7 +157,7 @@ impl Walker {
         Ok(())
     }
 
-    fn file(&self, dir: &Dir, path: PathBuf, report: &mut Report) -> io::Result<()> {
+    fn file(&self, dir: &Dir, path: PathBuf, part: bool, report: &mut Report) -> io::Result<()> {
         let name = crate::fs::base_name(&path);
         if name.as_encoded_bytes().starts_with(sidecar::HIDDEN_PREFIX.as_bytes()) {
             return self.hidden(dir, path);
@@ -161,7 +173,8 @@ impl Walker {
             report.stopped = true;
             return Ok(());
         };
-        let needs_a_look = match assess(job.as_ref(), &seen.generation) {
+        let assessment = assess(job.as_ref(), &seen.generation);
+        let needs_a_look = match assessment {
             Assessment::Known => false,
             Assessment::DeadLetter => {
                 self.put_aside(&path);
@@ -172,7 +185,8 @@ impl Walker {
         };
         if needs_a_look {
             report.found += 1;
-            report.stopped = self.sink.blocking_send(path).is_err();
+            let expected = part || assessment == Assessment::DeadLetter;
+            report.stopped = self.sink.blocking_send(Found { path, expected }).is_err();
         }
         Ok(())
     }

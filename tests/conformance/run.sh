@@ -1,6 +1,7 @@
 #!/bin/sh
 # The official Python SDK and curl against the sandbox: proof that the sandbox is accepted as a server. And our program
-# against a server made of the SDK's own server side, so that neither side of the wire is only ours.
+# against a server made of the SDK's own server side, so that neither side of the wire is only ours. Metrics, alert rules and
+# dashboard against Prometheus' own tools.
 #
 # Uses the program in $ROCKETRIDE_INGEST_BIN, else the newest of target/release and target/debug.
 # Further arguments go to pytest.
@@ -24,6 +25,19 @@ if ! command -v curl >/dev/null; then
     if [ "$(id -u)" -ne 0 ]; then sudo='sudo -n'; fi
     $sudo apt-get update -qq
     DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends curl
+fi
+
+# Of Debian's prometheus only this program: installed as a package it would start a server.
+if ! command -v promtool >/dev/null; then
+    PROMTOOL=$target/prometheus/usr/bin/promtool
+    export PROMTOOL
+    if [ ! -x "$PROMTOOL" ]; then
+        sudo=
+        if [ "$(id -u)" -ne 0 ]; then sudo='sudo -n'; fi
+        $sudo apt-get update -qq
+        mkdir -p "$target/prometheus"
+        (cd "$target/prometheus" && apt-get download -qq prometheus && dpkg-deb -x prometheus_*.deb . && rm -f prometheus_*.deb)
+    fi
 fi
 
 # Installed once; a change of the pinned list makes it anew.

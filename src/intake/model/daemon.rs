@@ -25,8 +25,15 @@ impl World {
         let admit = Event::Admit { generation, at };
         let event = match assess(self.job.as_ref(), &generation) {
             Assessment::Known | Assessment::Busy => return,
-            Assessment::DeadLetter if self.error_file => return,
-            Assessment::DeadLetter => Event::Requeue { at },
+            Assessment::DeadLetter => {
+                let is_known = self.job.as_ref().is_some_and(|job| job.generation == generation);
+                match (self.error_file, is_known) {
+                    (true, true) => return,
+                    (true, false) => Event::SameContent { generation },
+                    (false, true) => Event::Requeue { at },
+                    (false, false) => admit,
+                }
+            }
             Assessment::New => admit,
             Assessment::MaybeSame => {
                 let job = self.job.as_ref().unwrap();
