@@ -40,6 +40,7 @@ impl LogFormat {
             Self::Auto => "auto",
             Self::Pretty => "pretty",
             Self::Json => "json",
+            Self::Journald => "journald",
         }
     }
 }

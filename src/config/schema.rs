@@ -94,7 +94,7 @@ pub fn schema() -> Value {
                 "admin",
                 &[("socket", pattern("^$|^/")), ("listen", text()), ("token_file", text())],
             ),
-            "log": section("log", &[("level", text()), ("format", one_of(&["auto", "pretty", "json"]))]),
+            "log": section("log", &[("level", text()), ("format", one_of(&["auto", "pretty", "json", "journald"]))]),
             "pipelines": {"type": "object", "additionalProperties": pipeline},
             "watch": {"type": "array", "items": watch},
         },

@@ -55,6 +55,7 @@ fn the_schema_accepts_what_the_program_accepts() {
         ("[[watch]]", "max_size = \"1.5 GiB\""),
         ("[pipelines.invoices]", "ttl = \"0\""),
         ("[limits]", "bytes_per_second = \"0\""),
+        ("[log]", "format = \"journald\""),
         ("[watch.results]", "mode = \"0644\""),
     ] {
         super::good(&with(section, line));
