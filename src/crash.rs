@@ -52,6 +52,8 @@ pub const POINTS: &[&str] = &[
     "upload.closed",
     "sidecar.written",
     "sidecar.synced",
+    "text.synced",
+    "text.renamed",
     "sidecar.renamed",
     "sidecar.durable",
     "error-file.removed",

@@ -132,6 +132,7 @@ impl<'a> Inputs<'a> {
         let of_ours = [Kind::Result, Kind::Error].into_iter().find(|kind| kind.is_of(name));
         let ours = match of_ours {
             Some(of) if kind == EntryKind::File => sidecar::is_ours(dir, name, of, &self.run.audit.identity),
+            None if kind == EntryKind::File => sidecar::is_our_text(dir, name, &self.run.audit.identity),
             _ => Ok(false),
         };
         match ours {

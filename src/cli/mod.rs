@@ -1,6 +1,7 @@
 //! The command line: one file a command, and the only place that prints.
 
 mod check;
+mod config;
 mod control;
 mod demo;
 mod manual;
@@ -91,6 +92,7 @@ enum Command {
     Pause(control::pause::Pause),
     Resume(control::pause::Resume),
     Rescan(control::pause::Rescan),
+    Config(config::Args),
     Reload(control::reload::Args),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
@@ -129,6 +131,7 @@ pub fn main() -> ExitCode {
         Command::Pause(args) => control::pause::pause(&cli.global, &args),
         Command::Resume(args) => control::pause::resume(&cli.global, &args),
         Command::Rescan(args) => control::pause::rescan(&cli.global, &args),
+        Command::Config(args) => config::main(&cli.global, &args),
         Command::Reload(args) => control::reload::main(&cli.global, &args),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),

@@ -18,9 +18,9 @@ pub const URI_VARIABLE: &str = "ROCKETRIDE_URI";
 /// The credential; the SDK's name.
 pub const API_KEY_VARIABLE: &str = "ROCKETRIDE_APIKEY";
 /// A proxy for everything but plain HTTP, in either case of letters.
-const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+pub(crate) const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
 /// What does not go through it.
-const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
+pub(crate) const NO_PROXY_VARIABLES: [&str; 2] = ["NO_PROXY", "no_proxy"];
 
 /// The settings of a client to be; `uri` and `api_key` have no default.
 ///

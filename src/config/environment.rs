@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::problem::Problems;
 use super::raw::{self, Text};
 use super::secret::Secret;
+use crate::client::builder::{NO_PROXY_VARIABLES, PROXY_VARIABLES};
 
 /// Name of the systemd credential that is used when the file names no key.
 pub const DEFAULT_CREDENTIAL: &str = "api-key";
@@ -25,6 +26,10 @@ pub struct Environment {
     pub rocketride_uri: Option<String>,
     /// `$ROCKETRIDE_APIKEY`.
     pub rocketride_apikey: Option<SecretString>,
+    /// `$HTTPS_PROXY`, in either case of letters; it may hold a password.
+    pub https_proxy: Option<SecretString>,
+    /// `$NO_PROXY`, in either case of letters: what does not go through it.
+    pub no_proxy: String,
 }
 
 impl Environment {
@@ -34,12 +39,15 @@ impl Environment {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         // systemd separates several by colons; the unit asks for one.
         let first = |name: &str| text(name).and_then(|all| all.split(':').next().map(PathBuf::from));
+        let either = |names: [&str; 2]| names.into_iter().find_map(text);
         Self {
             credentials_directory: path("CREDENTIALS_DIRECTORY"),
             state_directory: first("STATE_DIRECTORY"),
             runtime_directory: first("RUNTIME_DIRECTORY"),
             rocketride_uri: text("ROCKETRIDE_URI"),
             rocketride_apikey: text("ROCKETRIDE_APIKEY").map(|key| SecretString::from(key.trim())),
+            https_proxy: either(PROXY_VARIABLES).map(SecretString::from),
+            no_proxy: either(NO_PROXY_VARIABLES).unwrap_or_default(),
         }
     }
 }
@@ -49,8 +57,6 @@ pub(super) struct Context<'e> {
     /// Where the file lies.
     pub(super) directory: PathBuf,
     pub(super) env: &'e Environment,
-    /// Whether nobody else can read the file.
-    pub(super) private: bool,
     /// The `[server]` section.
     pub(super) server: Option<Range<usize>>,
 }
@@ -75,8 +81,8 @@ impl Context<'_> {
         self.directory.join(file.get_ref())
     }
 
+    /// A secret that stands in the file itself, which then must be nobody else's to read.
     pub(super) fn inline(
-        &self,
         secret: raw::Hidden,
         span: &Range<usize>,
         key: &str,
@@ -87,7 +93,7 @@ impl Context<'_> {
         } else if secret.0.expose_secret().contains(|c: char| c.is_control() || c.is_whitespace()) {
             problems.at(span, "must be the secret alone, without blanks");
         }
-        if !self.private {
+        if !problems.is_private(span) {
             problems.at(
                 span,
                 format!("only allowed in a file that nobody else can read: chmod 0600 this file, or use {key}_file"),

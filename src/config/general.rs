@@ -11,7 +11,7 @@ use super::pipeline::{self, Shared};
 use super::problem::Problems;
 use super::secret::Secret;
 use super::units::Size;
-use super::{HOUR, MINUTE, SECOND, blank_as_none, check_text, raw, time_within, watch};
+use super::{HOUR, MINUTE, SECOND, blank_as_none, check_text, proxy, raw, time_within, watch};
 use crate::client::SILENCE_TIMEOUT;
 
 /// Where the state lives when neither the file nor systemd says so.
@@ -85,7 +85,7 @@ pub(super) fn server(
     }
     let inline_key = written.api_key.map(|key| {
         let span = key.span();
-        context.inline(key.into_inner(), &span, "api_key", problems)
+        Context::inline(key.into_inner(), &span, "api_key", problems)
     });
     let api_key = match (&written.api_key_file, &inline_key) {
         (Some(file), _) => Some(Secret::file("the API key".to_owned(), context.candidates(file, problems))),
@@ -101,6 +101,7 @@ pub(super) fn server(
         inline_key,
         ca_file,
         allow_plaintext: written.allow_plaintext.unwrap_or(false),
+        proxy: proxy::proxy(written.proxy, context.env, problems),
         chunk_size: pipeline::chunk_size(written.chunk_size, problems),
         result_timeout,
     };

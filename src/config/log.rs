@@ -33,6 +33,18 @@ pub enum LogFormat {
     Journald,
 }
 
+impl LogFormat {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Pretty => "pretty",
+            Self::Json => "json",
+            Self::Journald => "journald",
+        }
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = String;
 

@@ -5,6 +5,7 @@
 //! Nothing here connects, watches or creates anything.
 
 mod admin;
+mod effective;
 mod environment;
 mod filters;
 mod general;
@@ -13,15 +14,15 @@ mod marker;
 mod paths;
 mod pipeline;
 mod problem;
+mod proxy;
 mod raw;
+mod schema;
 mod secret;
+mod source;
 mod units;
 mod watch;
 
-use std::fs::File;
-use std::io::Read;
 use std::ops::{Range, RangeInclusive};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,22 +38,21 @@ pub use log::{Log, LogFormat, LogLevel};
 pub use marker::Marker;
 pub use pipeline::{Limits, Pipeline, PipelineLimits, Target};
 pub use problem::{ConfigError, Invalid, MAX_PROBLEMS, Problem};
+pub use proxy::{PROXY_VARIABLE, ProxyRule};
+pub use schema::schema;
 pub use secret::{MAX_SECRET_BYTES, Secret, SecretError};
+pub use source::{MAX_FILE_BYTES, MAX_FILES};
 pub use watch::{Detect, OnFailure, OnSuccess, ResultMode, Results, Watch};
 
 use crate::client::{ConnectOptions, ServiceUri};
 use environment::Context;
 use problem::Problems;
 use raw::Text;
+use source::Sources;
 use units::Time;
-
-/// The largest configuration file that is read, in bytes.
-pub const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
 /// Characters of the name of a watch or pipeline.
 const MAX_NAME: usize = 64;
-/// Permission bits of a file that nobody but its owner can use.
-const ALL_BUT_OWNER: u32 = 0o077;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -77,36 +77,19 @@ pub struct Config {
     pub log: Log,
     /// In the order of their names.
     pub pipelines: Vec<Arc<Pipeline>>,
-    /// In the order of the file.
+    /// In the order of the file, then of the files in `conf.d` by their names.
     pub watches: Vec<Arc<Watch>>,
 }
 
 impl Config {
-    /// Reads and validates a file.
+    /// Reads and validates a file, with the pipelines and watches that the files of `conf.d` beside it add.
     pub fn load(path: &Path, env: &Environment) -> Result<Self, ConfigError> {
-        let failed = |source| ConfigError::Read { path: path.to_owned(), source };
-        let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.mode();
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > MAX_FILE_BYTES {
-            let limit = units::show_size(MAX_FILE_BYTES);
-            return Err(failed(std::io::Error::other(format!("it is larger than {limit}"))));
-        }
-        match std::str::from_utf8(&bytes) {
-            Ok(text) => Self::parse_file(text, path, env, mode & ALL_BUT_OWNER == 0),
-            Err(error) => {
-                let good = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-                let mut problems = Problems::unparsed(&good, path);
-                problems.at(&(good.len()..good.len()), "not UTF-8 text from here on; save the file as UTF-8");
-                Err(problems.into_error())
-            }
-        }
+        Self::build(&Sources::load(path)?, env)
     }
 
     /// Validates a text that is taken for the content of `origin`, and for one that nobody else can read.
     pub fn parse(text: &str, origin: &Path, env: &Environment) -> Result<Self, ConfigError> {
-        Self::parse_file(text, origin, env, true)
+        Self::build(&Sources::of(text, origin), env)
     }
 
     /// Refuses an address that is none: it is text of the file, and not the network's fault. Says what is wrong with which.
@@ -128,18 +111,17 @@ impl Config {
         self.pipelines.iter().find(|pipeline| pipeline.name == name)
     }
 
-    fn parse_file(text: &str, origin: &Path, env: &Environment, private: bool) -> Result<Self, ConfigError> {
-        let origin = std::path::absolute(origin).unwrap_or_else(|_| origin.to_owned());
-        let mut problems = Problems::parse(text, &origin);
-        if !problems.is_empty() {
+    fn build(sources: &Sources, env: &Environment) -> Result<Self, ConfigError> {
+        let mut problems = Problems::parse(sources);
+        if !problems.is_well_formed() {
             // What a text that is no TOML means is guesswork: only its syntax is reported.
             return Err(problems.into_error());
         }
+        let origin = sources.origin().to_owned();
         let mut written: raw::File = problems.read();
         let context = Context {
             directory: origin.parent().unwrap_or(Path::new("/")).to_owned(),
             env,
-            private,
             server: written.server.as_ref().map(Spanned::span),
         };
         let (server, shared) = general::server(written.server.take(), &context, &mut problems);

@@ -70,7 +70,7 @@ pub(super) fn check_overlaps(territories: &[Territory], problems: &mut Problems<
                 "contains"
             };
             let place = match &earlier.span {
-                Some(span) => format!("line {}", problems.line(span)),
+                Some(other) => problems.place(other, span),
                 None => "the default".to_owned(),
             };
             let message = format!(

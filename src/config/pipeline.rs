@@ -8,6 +8,7 @@ use toml::Spanned;
 
 use super::environment::Context;
 use super::problem::Problems;
+use super::proxy::ProxyRule;
 use super::raw::Text;
 use super::secret::Secret;
 use super::units::{Size, show_size};
@@ -43,6 +44,8 @@ pub struct Pipeline {
     pub allow_plaintext: bool,
     /// PEM file of an extra root certificate.
     pub ca_file: Option<PathBuf>,
+    /// The proxy on the way to it, if there is one.
+    pub proxy: Option<ProxyRule>,
     /// The credential.
     pub api_key: Secret,
     /// Which task takes the files.
@@ -124,6 +127,7 @@ pub(super) struct Shared {
     /// The key, when the file itself holds it.
     pub(super) inline_key: Option<SecretString>,
     pub(super) ca_file: Option<PathBuf>,
+    pub(super) proxy: Option<ProxyRule>,
     pub(super) allow_plaintext: bool,
     pub(super) chunk_size: usize,
     pub(super) result_timeout: Duration,
@@ -193,7 +197,7 @@ impl Pipeline {
             Target::Token(Secret::file(of("token"), context.candidates(file, problems)))
         } else if let Some(token) = written.token {
             let span = token.span();
-            Target::Token(Secret::inline(of("token"), context.inline(token.into_inner(), &span, "token", problems)))
+            Target::Token(Secret::inline(of("token"), Context::inline(token.into_inner(), &span, "token", problems)))
         } else {
             Target::Credential
         };
@@ -227,6 +231,7 @@ impl Pipeline {
             uri,
             allow_plaintext: shared.allow_plaintext,
             ca_file: shared.ca_file.clone(),
+            proxy: shared.proxy.clone(),
             api_key,
             target,
             source: blank_as_none(written.source).map(Spanned::into_inner),

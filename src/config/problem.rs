@@ -6,11 +6,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::source::Sources;
 use crate::show::{Shown, escaped};
 
 /// Problems that are printed; what lies beyond is only counted.
@@ -35,11 +36,9 @@ pub enum ConfigError {
     Invalid(Invalid),
 }
 
-/// Everything that is wrong with one file, in the order of its lines.
+/// Everything that is wrong with one configuration, in the order of its files and their lines.
 #[derive(Debug)]
 pub struct Invalid {
-    /// The file.
-    pub origin: PathBuf,
     /// The first [`MAX_PROBLEMS`] problems.
     pub problems: Vec<Problem>,
     /// How many more there are.
@@ -52,7 +51,7 @@ impl fmt::Display for Invalid {
             if number > 0 {
                 f.write_str("\n")?;
             }
-            write!(f, "{}:{problem}", Shown(&self.origin))?;
+            write!(f, "{problem}")?;
         }
         if self.omitted > 0 {
             write!(f, "\n... and {} more", self.omitted)?;
@@ -64,6 +63,8 @@ impl fmt::Display for Invalid {
 /// One thing that is wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// The file.
+    pub origin: PathBuf,
     /// Line, from 1.
     pub line: usize,
     /// Column in characters, from 1.
@@ -78,7 +79,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.line, self.column)?;
+        write!(f, "{}:{}:{}: ", Shown(&self.origin), self.line, self.column)?;
         if !self.key.is_empty() {
             write!(f, "{}: ", escaped(&self.key))?;
         }
@@ -105,35 +106,40 @@ enum Step {
 
 /// Collects problems of one document and knows where its keys stand.
 pub(super) struct Problems<'t> {
-    origin: PathBuf,
-    text: &'t str,
+    sources: &'t Sources,
     tree: Spanned<DeTable<'t>>,
-    list: Vec<Problem>,
+    /// Each with the offset it is about.
+    list: Vec<(usize, Problem)>,
     /// Exact paths (with the index of array elements) that were already complained about.
     blamed: BTreeSet<String>,
 }
 
 impl<'t> Problems<'t> {
-    /// Parses the text as far as it goes; syntax errors are the first problems.
-    pub(super) fn parse(text: &'t str, origin: &Path) -> Self {
-        let (tree, errors) = DeTable::parse_recoverable(text);
-        let mut problems = Self { origin: origin.to_owned(), text, tree, list: Vec::new(), blamed: BTreeSet::new() };
-        for error in errors {
-            let span = error.span().unwrap_or(0..0);
-            let problem = problems.problem(&span, String::new(), error.message().to_owned());
-            problems.list.push(problem);
+    /// Parses the texts as far as it goes; syntax errors are the first problems, and the only ones then.
+    pub(super) fn parse(sources: &'t Sources) -> Self {
+        let mut found = Vec::new();
+        let tree = sources.parse(|span, key, message| found.push((span, key, message)));
+        let mut problems = Self { sources, tree, list: Vec::new(), blamed: BTreeSet::new() };
+        for (span, key, message) in found {
+            problems.report(&span, key, message);
         }
         problems
     }
 
     /// For a text that is not even parsed.
-    pub(super) fn unparsed(text: &'t str, origin: &Path) -> Self {
-        Self { text, ..Self::parse("", origin) }
+    pub(super) fn unparsed(sources: &'t Sources) -> Self {
+        let tree = Spanned::new(0..0, DeTable::new());
+        Self { sources, tree, list: Vec::new(), blamed: BTreeSet::new() }
     }
 
-    /// Whether the file is well-formed TOML so far.
-    pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty()
+    /// Whether the files are well-formed TOML so far.
+    pub(super) fn is_well_formed(&self) -> bool {
+        self.list.iter().all(|(_, problem)| !problem.key.is_empty())
+    }
+
+    /// Whether nobody but its owner can read the file of this value.
+    pub(super) fn is_private(&self, span: &Range<usize>) -> bool {
+        self.sources.is_private(span.start)
     }
 
     /// Reads the document as `T`. What does not fit is reported and left out, and the rest is read again, so that one
@@ -159,8 +165,7 @@ impl<'t> Problems<'t> {
                     let key = readable(&path);
                     let message = reworded(&key, error.message());
                     self.blamed.insert(exact(&path));
-                    let problem = self.problem(&span, key, message);
-                    self.list.push(problem);
+                    self.report(&span, key, message);
                     if !remove(tree.get_mut(), &path) {
                         break;
                     }
@@ -174,8 +179,7 @@ impl<'t> Problems<'t> {
     pub(super) fn at(&mut self, span: &Range<usize>, message: impl Into<String>) {
         let path = locate(&self.tree, span).unwrap_or_default();
         self.blamed.insert(exact(&path));
-        let problem = self.problem(span, readable(&path), message.into());
-        self.list.push(problem);
+        self.report(span, readable(&path), message.into());
     }
 
     /// Reports that `key` is missing from the table at this span, unless it was there and already complained about.
@@ -183,8 +187,7 @@ impl<'t> Problems<'t> {
         let mut path = locate(&self.tree, table).unwrap_or_default();
         path.push(Step::Key(key.to_owned()));
         if self.blamed.insert(exact(&path)) {
-            let problem = self.problem(table, readable(&path), message.into());
-            self.list.push(problem);
+            self.report(table, readable(&path), message.into());
         }
     }
 
@@ -192,8 +195,7 @@ impl<'t> Problems<'t> {
     pub(super) fn absent(&mut self, table: &Range<usize>, key: &str, message: &str) {
         let section = key.split('.').next().unwrap_or_default();
         if !self.is_blamed(section) && self.blamed.insert(key.to_owned()) {
-            let problem = self.problem(table, key.to_owned(), message.to_owned());
-            self.list.push(problem);
+            self.report(table, key.to_owned(), message.to_owned());
         }
     }
 
@@ -202,9 +204,9 @@ impl<'t> Problems<'t> {
         self.blamed.contains(path)
     }
 
-    /// The line of a span, from 1.
-    pub(super) fn line(&self, span: &Range<usize>) -> usize {
-        self.position(span.start).0
+    /// Where a value stands, for one who reads about another: `line 7`, or with its file if that is another one.
+    pub(super) fn place(&self, span: &Range<usize>, seen_from: &Range<usize>) -> String {
+        self.sources.place(span.start, Some(seen_from.start))
     }
 
     /// The value if nothing is wrong, else everything that is.
@@ -214,41 +216,32 @@ impl<'t> Problems<'t> {
 
     /// Everything that was reported.
     pub(super) fn into_error(mut self) -> ConfigError {
-        self.list.sort_by_key(|problem| (problem.line, problem.column));
+        self.list.sort_by_key(|(offset, _)| *offset);
         self.list.dedup();
         let omitted = self.list.len().saturating_sub(MAX_PROBLEMS);
-        self.list.truncate(MAX_PROBLEMS);
-        ConfigError::Invalid(Invalid { origin: self.origin, problems: self.list, omitted })
+        let problems = self.list.into_iter().map(|(_, problem)| problem).take(MAX_PROBLEMS).collect();
+        ConfigError::Invalid(Invalid { problems, omitted })
     }
 
-    fn problem(&self, span: &Range<usize>, key: String, message: String) -> Problem {
-        let (line, column, start) = self.position(span.start);
-        let text = self.text[start..].lines().next().unwrap_or_default();
-        let room = text.chars().count().saturating_sub(column - 1);
-        let marked = self.text.get(span.clone()).map_or(1, |marked| marked.chars().take_while(|c| *c != '\n').count());
-        let hidden = may_hold_secret(self.text, start) || column > MAX_EXCERPT;
-        let excerpt = (!hidden).then(|| (text.chars().take(MAX_EXCERPT).collect(), marked.min(room).min(MAX_EXCERPT)));
-        Problem { line, column, key, message, excerpt }
-    }
-
-    /// Line and column from 1, and the offset at which the line starts.
-    fn position(&self, offset: usize) -> (usize, usize, usize) {
-        let mut offset = offset.min(self.text.len());
-        while !self.text.is_char_boundary(offset) {
-            offset -= 1;
-        }
-        let before = &self.text[..offset];
+    fn report(&mut self, span: &Range<usize>, key: String, message: String) {
+        let (origin, before, after) = self.sources.split(span.start);
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[start..].chars().count() + 1, start)
+        let (line, column) = (before.matches('\n').count() + 1, before[start..].chars().count() + 1);
+        let rest = after.lines().next().unwrap_or_default();
+        let text = format!("{}{rest}", &before[start..]);
+        let marked = after.get(..span.len()).map_or(1, |marked| marked.chars().take_while(|c| *c != '\n').count());
+        let marked = marked.min(rest.chars().count()).min(MAX_EXCERPT);
+        let hidden = may_hold_secret(&before[..start], &text) || column > MAX_EXCERPT;
+        let excerpt = (!hidden).then(|| (text.chars().take(MAX_EXCERPT).collect(), marked));
+        self.list.push((span.start, Problem { origin: origin.to_owned(), line, column, key, message, excerpt }));
     }
 }
 
 /// A line that names something like a secret, or that lies inside a multi-line string, is not shown.
-fn may_hold_secret(text: &str, line_start: usize) -> bool {
-    let line = text[line_start..].lines().next().unwrap_or_default().to_lowercase();
+fn may_hold_secret(before: &str, line: &str) -> bool {
+    let line = line.to_lowercase();
     // Keys that name a file are no secrets.
     let line = line.replace("api_key_file", "").replace("token_file", "");
-    let before = &text[..line_start];
     ["key", "token", "secret", "passw", "@"].iter().any(|word| line.contains(word))
         || ["\"\"\"", "'''"].iter().any(|quote| before.matches(quote).count() % 2 == 1)
 }

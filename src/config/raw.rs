@@ -37,6 +37,7 @@ pub(super) struct Server {
     pub(super) api_key_file: Option<Text>,
     pub(super) api_key: Option<Spanned<Hidden>>,
     pub(super) ca_file: Option<Text>,
+    pub(super) proxy: Option<Spanned<Hidden>>,
     pub(super) allow_plaintext: Option<bool>,
     pub(super) connect_timeout: Option<Spanned<Time>>,
     pub(super) request_timeout: Option<Spanned<Time>>,
@@ -146,6 +147,7 @@ pub(super) enum OnFailure {
 #[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Results {
     pub(super) mode: Option<Text>,
+    pub(super) text: Option<bool>,
 }
 
 /// A quiet time, or nothing: the kind of filesystem decides.

@@ -112,11 +112,24 @@ pub enum Detect {
     Poll,
 }
 
+impl Detect {
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Events => "events",
+            Self::Poll => "poll",
+        }
+    }
+}
+
 /// About result files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Results {
     /// Their permissions.
     pub mode: ResultMode,
+    /// Whether the text of the pipeline's answer is also written by itself.
+    pub text: bool,
 }
 
 /// Permissions of a result file.
@@ -165,9 +178,8 @@ pub(super) fn build_all(
         let Some(placed) = build(written, problems) else { continue };
         let watch = placed.watch;
         if let Some(first) = names.get(&watch.name) {
-            let line = problems.line(first);
-            let message =
-                format!("the watch of line {line} is called {:?} too; give one of them another name", watch.name);
+            let place = problems.place(first, &placed.name_at);
+            let message = format!("the watch of {place} is called {:?} too; give one of them another name", watch.name);
             problems.at(&placed.name_at, message);
         } else {
             names.insert(watch.name.clone(), placed.name_at);
@@ -265,7 +277,7 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         detect: written.detect.unwrap_or_default(),
         poll_interval: poll,
         rescan_interval: rescan,
-        results: Results { mode },
+        results: Results { mode, text: written.results.text.unwrap_or(false) },
     };
     Some(Placed { watch, name_at, path_at: path_text.span(), target_at, failed_at })
 }

@@ -44,6 +44,8 @@ pub struct Delivered {
     pub object_id: Uuid,
     /// Name of its result or error file.
     pub result: OsString,
+    /// Name of the text beside a result, if there is one.
+    pub text: Option<OsString>,
 }
 
 /// What the watch wants done with it.
@@ -220,7 +222,9 @@ pub fn recover(
     }
     crash::point("orphan.found");
     let sha256 = ours.sha256.filter(|_| kind == Kind::Result);
-    Ok(Recovery::Begun(rel, Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name }))
+    let text = ours.text(&dir, &input, identity)?;
+    let delivered = Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name, text };
+    Ok(Recovery::Begun(rel, delivered))
 }
 
 /// A rename moves the ctime, so that is not compared.
@@ -362,9 +366,17 @@ fn take_marker(folder: &Folder, dir: &Dir, rel: &Path, delivered: &Delivered, mo
     }
 }
 
+/// The result follows its input, its text first: while the result is still there, a restart goes on here.
 fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io::Result<()> {
+    if let Some(text) = &delivered.text {
+        take_along(dir, to, text, |n| sidecar::text_name_of(moved, n))?;
+    }
+    take_along(dir, to, &delivered.result, |n| sidecar::name_of(moved, delivered.kind, n))
+}
+
+fn take_along(dir: &Dir, to: &Dir, name: &OsStr, nth: impl Fn(u32) -> OsString) -> io::Result<()> {
     for n in 1..=u32::from(MOVE_NAMES) {
-        match dir.rename_new(&delivered.result, to, &sidecar::name_of(moved, delivered.kind, n)) {
+        match dir.rename_new(name, to, &nth(n)) {
             Ok(()) => {
                 crash::point("after.result-moved");
                 to.sync()?;
@@ -452,6 +464,7 @@ mod tests {
             sha256: None,
             object_id: Uuid::nil(),
             result: "a.txt.error.json".into(),
+            text: None,
         };
         (inbox, folder, root, delivered)
     }

@@ -85,6 +85,7 @@ impl Claimed {
             sha256: None,
             object_id: self.object_id(),
             result: place.name().to_owned(),
+            text: None,
         };
         after::finish(&self.folder, &self.root, &self.job.path, &given_up)
     }

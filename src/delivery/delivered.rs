@@ -14,6 +14,7 @@ use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
 use super::result::{Temp, remove_error_file};
+use super::text::text_of;
 use super::verdict::Fault;
 use crate::board::Posted;
 use crate::client::upload::Uploaded;
@@ -25,7 +26,7 @@ use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
 use crate::meters::meters;
 use crate::show::Shown;
-use crate::sidecar::{self, Kind, ResultFile};
+use crate::sidecar::{self, Kind, Place, ResultFile};
 
 /// How long a result that could not be placed waits for the next try.
 const PLACE_PAUSE: Duration = Duration::from_secs(5);
@@ -65,6 +66,8 @@ impl Claimed {
             "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
         });
         let (bytes_sent, upload_time) = (uploaded.bytes_sent, uploaded.seconds);
+        let text = self.folder.watch.results.text.then(|| text_of(&uploaded.result)).flatten();
+        let text_sha256 = text.map(|text| hex::encode(sidecar::hash_parts(&[text.as_bytes()])));
         let file = ResultFile {
             action: "complete",
             filepath: self.filepath(),
@@ -73,6 +76,7 @@ impl Claimed {
             upload_time,
             result: &Value::Object(uploaded.result.into_raw()),
             sha256: hex::encode(sha256),
+            text_sha256,
             about: self.about(self.job.attempts.saturating_add(1)),
             completed_at: rfc3339(unix_millis()),
             warnings: warning.iter().cloned().collect(),
@@ -195,6 +199,10 @@ impl Claimed {
             sha256: self.job.sha256,
             object_id: self.object_id(),
             result: place.name().to_owned(),
+            text: match &place {
+                Place::Ours(ours) => ours.text(&dir, base_name(&self.job.path), &self.tools.identity)?,
+                Place::Free(_) => None,
+            },
         };
         after::finish(&self.folder, &self.root, &self.job.path, &delivered)
     }

@@ -43,6 +43,7 @@ pub mod spooled;
 pub mod started;
 mod steps;
 pub mod suspects;
+mod text;
 pub mod verdict;
 pub mod worker;
 

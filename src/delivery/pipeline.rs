@@ -316,7 +316,8 @@ impl Line {
         Trouble { reason, of_task: matches!(error, Error::NotRunning(_)) }
     }
 
-    /// How to connect with this credential. Errors: the URI is not one, or is not encrypted where it must be.
+    /// How to connect with this credential. Errors: the URI is not one, or is not encrypted where it must be, or
+    /// the proxy of the environment is none.
     pub fn options(&self, key: SecretString) -> Result<ConnectOptions, Error> {
         let mut options = ConnectOptions::new(ServiceUri::parse(&self.config.uri)?, key);
         options.connect_timeout = self.timeouts.connect;
@@ -324,6 +325,10 @@ impl Line {
         options.set_silence_timeout(self.timeouts.silence);
         options.ca_file.clone_from(&self.config.ca_file);
         options.allow_plaintext = self.config.allow_plaintext;
+        options.proxy = match &self.config.proxy {
+            Some(rule) => rule.proxy(&options.uri)?,
+            None => None,
+        };
         options.check()?;
         Ok(options)
     }

@@ -14,12 +14,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::text::text_of_file;
 use crate::config::ResultMode;
 use crate::crash;
 use crate::folder::{Folder, TempClaim};
 use crate::fs::{Access, Dir, Seen};
 use crate::identity::Identity;
-use crate::sidecar::{self, Kind, Place};
+use crate::job::ContentHash;
+use crate::sidecar::{self, Kind, Place, TextPlace};
 
 /// What others than the daemon may do with a result at most: one that others can write is no word of the daemon's.
 const READ: u16 = 0o4;
@@ -29,6 +31,10 @@ const PLACE_TRIES: usize = 8;
 /// A temp file in the folder of a result; removed when dropped unplaced.
 #[derive(Debug)]
 pub struct Temp {
+    /// Of the watch.
+    folder: Arc<Folder>,
+    /// The object.
+    id: Uuid,
     dir: Arc<Dir>,
     /// Taken when it is dropped.
     claim: Option<TempClaim>,
@@ -75,7 +81,7 @@ impl Temp {
             io::ErrorKind::AlreadyExists => create(sidecar::other_temp_name(id)),
             _ => Err(error),
         })?;
-        let temp = Self { dir: dir.clone(), claim: Some(claim), file, placed: false };
+        let temp = Self { folder: folder.clone(), id, dir: dir.clone(), claim: Some(claim), file, placed: false };
         crash::point("temp.created");
         match folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
@@ -98,15 +104,17 @@ impl Temp {
         crash::point("sidecar.written");
         self.file.sync_all()?;
         crash::point("sidecar.synced");
+        let mut place = sidecar::find(&self.dir, input, kind, identity)?;
+        let old_text = if let Place::Ours(ours) = &place { ours.text_sha256 } else { None };
+        let text = if kind == Kind::Result { text_of_file(content) } else { None };
+        if let Some(text) = &text {
+            // A result that stands there says that its text does.
+            self.place_text(text, old_text, input, identity)?;
+        }
         for _ in 0..PLACE_TRIES {
-            let place = sidecar::find(&self.dir, input, kind, identity)?;
             let renamed = match &place {
                 Place::Ours(ours) => self.dir.replace(self.name(), &ours.name),
-                Place::Free(name) => match self.dir.rename_new(self.name(), &self.dir, name) {
-                    // Such a filesystem leaves a moment between look and rename; a result is worth it, an input is not.
-                    Err(error) if error.kind() == io::ErrorKind::Unsupported => self.dir.replace(self.name(), name),
-                    other => other,
-                },
+                Place::Free(name) => self.take(name),
             };
             match renamed {
                 Ok(()) => {
@@ -114,13 +122,72 @@ impl Temp {
                     crash::point("sidecar.renamed");
                     self.dir.sync()?;
                     crash::point("sidecar.durable");
+                    if let (None, Some(old)) = (&text, old_text) {
+                        remove_text(&self.dir, input, old, identity);
+                    }
                     return Ok(place.name().to_owned());
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
+            place = sidecar::find(&self.dir, input, kind, identity)?;
         }
         Err(io::Error::other("somebody keeps taking the names of the result file"))
+    }
+
+    /// Writes the text of this result, as readable as this; one of ours, with the hash `old`, is replaced.
+    fn place_text(&self, text: &str, old: Option<ContentHash>, input: &OsStr, identity: &Identity) -> io::Result<()> {
+        let claim = self.folder.claim_temp(sidecar::other_temp_name(self.id));
+        let file = self.dir.create_new(claim.name(), 0o600)?;
+        let (folder, dir) = (self.folder.clone(), self.dir.clone());
+        let mut temp = Self { folder, id: self.id, dir, claim: Some(claim), file, placed: false };
+        match self.folder.watch.results.mode {
+            ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
+            ResultMode::Inherit => {
+                Access::of(&self.file).unwrap_or_else(|_| Access::none()).give(&temp.file, 0o6, READ);
+            }
+        }
+        temp.file.write_all(text.as_bytes())?;
+        temp.file.sync_all()?;
+        crash::point("text.synced");
+        let hashes: Vec<_> = old.into_iter().chain([sidecar::hash_parts(&[text.as_bytes()])]).collect();
+        for _ in 0..PLACE_TRIES {
+            let renamed = match sidecar::find_text(&temp.dir, input, &hashes, identity)? {
+                TextPlace::Ours(name) => temp.dir.replace(temp.name(), &name),
+                TextPlace::Free(name) => temp.take(&name),
+            };
+            match renamed {
+                Ok(()) => {
+                    temp.placed = true;
+                    crash::point("text.renamed");
+                    return temp.dir.sync();
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::Error::other("somebody keeps taking the names of the text of the result"))
+    }
+
+    /// Gives it a name that was free.
+    fn take(&self, name: &OsStr) -> io::Result<()> {
+        match self.dir.rename_new(self.name(), &self.dir, name) {
+            // Such a filesystem leaves a moment between look and rename; a result is worth it, an input is not.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.dir.replace(self.name(), name),
+            other => other,
+        }
+    }
+}
+
+/// Removes the text of an earlier result: the one that stands there now has none.
+fn remove_text(dir: &Dir, input: &OsStr, old: ContentHash, identity: &Identity) {
+    let removed = match sidecar::find_text(dir, input, &[old], identity) {
+        Ok(TextPlace::Ours(name)) => dir.unlink(&name).and_then(|()| dir.sync()),
+        Ok(TextPlace::Free(_)) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = removed {
+        tracing::warn!(input = %input.display(), %error, "the text of an earlier result was left behind");
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod name;
 mod schema;
+mod text;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
@@ -18,19 +19,19 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use self::name::MAX_ALTERNATIVES;
 pub use self::name::{
     HIDDEN_PREFIX, Kind, NAME_MAX, TEMP_PREFIX, disambiguated, hidden_marker_name, hidden_name, input_of_error,
-    is_output, name_of, other_temp_name, temp_name,
+    is_output, name_of, other_temp_name, temp_name, text_name_of,
 };
 use self::schema::Header;
 pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};
+pub use self::text::{TextPlace, find_text, is_our_text};
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation, Millis};
 use crate::show::Shown;
 
-/// How many names are tried when strangers' files stand at ours.
-const MAX_ALTERNATIVES: u32 = 9;
 /// A file of ours is never larger, in bytes: incoming messages are bounded below this.
 pub const MAX_LEN: u64 = 512 * 1024 * 1024;
 
@@ -45,8 +46,21 @@ pub struct Ours {
     pub generation: Generation,
     /// What was sent; result files have it.
     pub sha256: Option<ContentHash>,
+    /// The text that stands beside it; result files have it where the watch wants it.
+    pub text_sha256: Option<ContentHash>,
     /// When it was delivered; result files have it.
     pub completed_at: Option<Millis>,
+}
+
+impl Ours {
+    /// The name of the text that stands beside this result of an input, if it does.
+    pub fn text(&self, dir: &Dir, input: &OsStr, identity: &Identity) -> io::Result<Option<OsString>> {
+        let Some(hash) = self.text_sha256 else { return Ok(None) };
+        Ok(match find_text(dir, input, &[hash], identity)? {
+            TextPlace::Ours(name) => Some(name),
+            TextPlace::Free(_) => None,
+        })
+    }
 }
 
 /// A result file of ours that was read whole.
@@ -273,6 +287,7 @@ mod tests {
             upload_time: 0.1,
             result: &serde_json::json!({"text": ["x"]}),
             sha256: hex::encode([0xAB; 32]),
+            text_sha256: None,
             about,
             completed_at: "2026-01-01T00:00:00Z".into(),
             warnings: vec![],
@@ -354,6 +369,7 @@ mod tests {
             object_id: Uuid::nil(),
             generation: generation(),
             sha256: Some([1; 32]),
+            text_sha256: None,
             completed_at: None,
         });
         assert_eq!(adoption(&ours, &generation()), Adoption::Adopt([1; 32], "r".into()));

@@ -9,12 +9,17 @@ use uuid::Uuid;
 
 use crate::job::ContentHash;
 
+/// How many names are tried when strangers' files stand at ours.
+pub(super) const MAX_ALTERNATIVES: u32 = 9;
 /// Longest name that Linux filesystems take, in bytes.
 pub const NAME_MAX: usize = 255;
 /// Prefix of every hidden name of ours: temp files and files in the middle of a post-action.
 pub const HIDDEN_PREFIX: &str = ".rri-";
 /// Prefix of temp files; the object id follows.
 pub const TEMP_PREFIX: &str = ".rri-tmp-";
+
+/// Suffix of the text of a result.
+const TEXT_SUFFIX: &str = ".result.txt";
 
 /// Which of the files beside an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +54,7 @@ impl Kind {
 /// Whether a name is one of our outputs, or of NFS's own; never ingested, whatever the filters say.
 pub fn is_output(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    [".result.json", ".error.json", ".result.txt"].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+    [Kind::Result.suffix(), Kind::Error.suffix(), TEXT_SUFFIX].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
         || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
@@ -94,6 +99,31 @@ pub fn name_of(input: &OsStr, kind: Kind, n: u32) -> OsString {
     }
     name.extend_from_slice(tail.as_bytes());
     OsString::from_vec(name)
+}
+
+/// The `n`-th name (from 1) for the text of the result of an input: the `n`-th name of its result, but for the ending.
+pub fn text_name_of(input: &OsStr, n: u32) -> OsString {
+    let name = name_of(input, Kind::Result, n);
+    let stem = name.as_bytes().strip_suffix(Kind::Result.suffix().as_bytes()).unwrap_or(name.as_bytes());
+    OsString::from_vec([stem, TEXT_SUFFIX.as_bytes()].concat())
+}
+
+/// The names of results whose text may have this name; none if it is not the name of a text.
+///
+/// Each of the two took the first name that was free, so their numbers may differ; but for names that had to be shortened,
+/// of which only the same number is tried.
+pub(super) fn results_of_text(name: &OsStr) -> Vec<OsString> {
+    let Some(stem) = name.as_bytes().strip_suffix(TEXT_SUFFIX.as_bytes()) else { return Vec::new() };
+    let mut firsts = vec![stem];
+    if let [first @ .., b'~', b'2'..=b'9'] = stem {
+        firsts.push(first);
+    }
+    let name = |first: &[u8], tail: &str| {
+        OsString::from_vec([first, tail.as_bytes(), Kind::Result.suffix().as_bytes()].concat())
+    };
+    let numbered = |first| (2..=MAX_ALTERNATIVES).map(move |n| name(first, &format!("~{n}")));
+    let names = firsts.into_iter().flat_map(|first| std::iter::once(name(first, "")).chain(numbered(first)));
+    names.filter(|name| name.len() <= NAME_MAX).collect()
 }
 
 /// `stem~<8 hex of the hash>.ext`: the name of a moved file whose own name is taken at the target.

@@ -50,6 +50,9 @@ pub struct ResultFile<'a> {
     pub result: &'a Value,
     /// SHA-256 of what was sent, hexadecimal.
     pub sha256: String,
+    /// SHA-256 of the text that stands beside it in a file of its own, hexadecimal; absent if none does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_sha256: Option<String>,
     /// Who, what and how often.
     #[serde(flatten)]
     pub about: About,
@@ -97,6 +100,8 @@ pub(super) struct Header {
     #[serde(default)]
     sha256: Option<String>,
     #[serde(default)]
+    text_sha256: Option<String>,
+    #[serde(default)]
     completed_at: Option<String>,
     #[serde(default)]
     pub(super) watch: String,
@@ -113,7 +118,8 @@ impl Header {
     pub(super) fn ours(self, name: OsString) -> Ours {
         let sha256 = self.sha256.as_deref().and_then(from_hex);
         let completed_at = self.completed_at.as_deref().and_then(from_rfc3339);
-        Ours { name, object_id: self.object_id, generation: self.generation, sha256, completed_at }
+        let text_sha256 = self.text_sha256.as_deref().and_then(from_hex);
+        Ours { name, object_id: self.object_id, generation: self.generation, sha256, text_sha256, completed_at }
     }
 }
 

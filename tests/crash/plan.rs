@@ -82,6 +82,9 @@ const FIRST: &[(&str, u64)] = &[
     // Three results and an error file.
     ("sidecar.written", 4),
     ("sidecar.synced", 4),
+    // Of the one that is to be moved.
+    ("text.synced", 1),
+    ("text.renamed", 1),
     ("sidecar.renamed", 4),
     ("sidecar.durable", 4),
     ("delivered.placed", 3),
@@ -95,8 +98,9 @@ const FIRST: &[(&str, u64)] = &[
     ("directory.made", 2),
     ("after.moved", 1),
     ("after.moved-durable", 1),
-    ("after.result-moved", 1),
-    ("after.result-moved-durable", 1),
+    // Its text, then the result itself.
+    ("after.result-moved", 2),
+    ("after.result-moved-durable", 2),
     ("finish.done", 2),
     ("finish.recorded", 2),
     ("daemon.closed", 1),
@@ -146,6 +150,8 @@ pub fn at_later_starts() -> Vec<Case> {
     for (ends, first, second) in [
         (&[Keep], "sidecar.written", "temp.swept"),
         (&[Fail], "sidecar.synced", "temp.swept"),
+        (&[Move], "text.synced", "temp.swept"),
+        (&[Move], "text.renamed", "text.renamed"),
         (&[Keep], "sidecar.renamed", "worker.adopting"),
         (&[Keep], "sidecar.durable", "delivered.recorded"),
         (&[Delete], "sidecar.renamed", "after.hidden"),
@@ -158,7 +164,8 @@ pub fn at_later_starts() -> Vec<Case> {
         (&[Move], "after.hidden-durable", "after.moved"),
         (&[Move], "after.moved", "after.result-moved"),
         (&[Move], "after.moved-durable", "after.result-moved-durable"),
-        (&[Move], "after.result-moved", "finish.done"),
+        (&[Move], "after.result-moved", "after.result-moved"),
+        (&[Move], "after.result-moved:2", "finish.done"),
         (&[Fail], "failed.placed", "sidecar.renamed"),
     ] {
         cases.push(case(ends, [crash(first), crash(second)]));

@@ -21,7 +21,7 @@ pub enum End {
     Keep,
     /// It goes, its result stays.
     Delete,
-    /// It goes to `done` with its result.
+    /// It goes to `done` with its result and the text of that.
     Move,
     /// The pipeline refuses it: it stays, with its error file.
     Fail,
@@ -70,7 +70,12 @@ impl Dropped {
         match self.end {
             Keep => with(&self.rel, ".result.json"),
             Delete => BTreeSet::from([sibling(&self.rel, ".result.json")]),
-            Move => with(&Path::new("done").join(&self.rel), ".result.json"),
+            Move => {
+                let moved = Path::new("done").join(&self.rel);
+                let mut leaves = with(&moved, ".result.json");
+                leaves.insert(sibling(&moved, ".result.txt"));
+                leaves
+            }
             Fail => with(&self.rel, ".error.json"),
         }
     }
@@ -113,10 +118,12 @@ impl Stage {
             };
             write!(
                 text,
-                "[[watch]]\nname = \"{0}\"\npath = \"{1}\"\npipeline = \"test\"\nsettle = \"50ms\"\n{2}\n",
+                "[[watch]]\nname = \"{0}\"\npath = \"{1}\"\npipeline = \"test\"\nsettle = \"50ms\"\n{2}\n\
+                 [watch.results]\ntext = {3}\n",
                 file.watch,
                 host.path(&file.watch).display(),
                 end.on_success(),
+                *end == Move,
             )
             .unwrap();
             host.write(Path::new(&file.watch).join(&file.rel), file.content());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use crate::harness::{Daemon, Host, engine, read_json, wait_for};
+use crate::harness::{Daemon, Host, KEY, engine, read_json, wait_for};
 
 const COMMANDS: [&str; 4] = ["run", "check", "sandbox", "demo"];
 
@@ -164,7 +164,7 @@ async fn check_finds_a_good_host_good_and_changes_nothing() {
         assert!(out.contains("all is well: 0 errors, 0 warnings") && error.is_empty(), "{out}{error}");
         assert!(out.contains("1 matching file, 6 B, in 2 folders; left alone: 1 by junk"), "{out}");
         assert!(out.contains("does not exist yet; the daemon makes it"), "{out}");
-        assert!(out.contains("uid ") && !out.contains(crate::harness::KEY), "{out}");
+        assert!(out.contains("uid ") && !out.contains(KEY), "{out}");
         assert_eq!(out.contains("connected and logged in"), args.len() == 1, "{out}");
     }
     assert_eq!(before, snapshot(&host.path("")), "nothing was written");
@@ -208,7 +208,7 @@ async fn check_tells_what_the_host_lacks() {
     assert_eq!(code, 1, "{out}");
     assert!(out.contains("the API key is missing: create"), "{out}");
 
-    host.write_secret("key", crate::harness::KEY);
+    host.write_secret("key", KEY);
     host.write("test.pipe", "{\n  oops");
     let (code, out, _) = host.output(&["check", "--offline"]);
     assert_eq!(code, 1, "{out}");
@@ -317,4 +317,32 @@ async fn a_sandbox_says_where_it_listens_and_stops_when_told() {
     assert_eq!(code, 1, "the port is taken: {error}");
     assert!(error.contains("cannot listen on 127.0.0.1"), "{error}");
     sandbox.stop().await;
+}
+
+#[test]
+fn config_shows_what_is_in_effect_and_the_schema_of_the_file() {
+    let host = Host::new();
+    let config = host.configure("http://localhost:5565", "");
+    host.write("conf.d/more.toml", "[pipelines.more]\nfile = \"more.pipe\"\n");
+    let (code, out, error) = host.output(&["config", "show"]);
+    assert_eq!((code, error.as_str()), (0, ""));
+    for line in [
+        format!("uri = \"http://localhost:5565\"  # {}:2", config.display()),
+        "silence_timeout = \"1m\"  # default".to_owned(),
+        format!("file = \"{}\"  # {}:2", host.path("more.pipe").display(), host.path("conf.d/more.toml").display()),
+    ] {
+        assert!(out.lines().any(|shown| shown == line), "{line}\n{out}");
+    }
+    assert!(out.contains("key") && !out.contains(KEY), "{out}");
+
+    host.write("conf.d/more.toml", "[retry]\nattempts = 1\n");
+    for command in [&["config", "show"][..], &["check", "--offline"], &["run", "--once"]] {
+        let (code, out, error) = host.output(command);
+        let place = format!("{}:1:2: retry: a file in conf.d adds", host.path("conf.d/more.toml").display());
+        assert!(code == 78 && error.contains(&place), "{command:?}: {code} {out}{error}");
+    }
+
+    let (code, out, _) = host.output(&["config", "schema"]);
+    let schema: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &schema["properties"]["server"]["properties"]["ca_file"]["type"]), (0, &"string".into()));
 }

@@ -10,7 +10,7 @@ use super::access::{Access, advice, may};
 use super::report::Report;
 use crate::cli::paint::span;
 use crate::client::{Connection, Error, ServiceUri, load_pipeline};
-use crate::config::{Config, Pipeline, Target};
+use crate::config::{Config, PROXY_VARIABLE, Pipeline, Target};
 use crate::delivery::pipeline::Line;
 use crate::show::Shown;
 
@@ -93,6 +93,14 @@ fn address(pipeline: &Pipeline, report: &mut Report) {
         )),
         // `check_uris` has refused such a file before this.
         Err(error) => report.error(error),
+    }
+    if let (Some(rule), Ok(uri)) = (&pipeline.proxy, ServiceUri::parse(&pipeline.uri)) {
+        let from = if rule.is_written() { "the configuration file" } else { PROXY_VARIABLE };
+        match rule.proxy(&uri) {
+            Ok(Some(proxy)) => report.ok(format_args!("through the proxy {proxy}, from {from}")),
+            Ok(None) => report.ok(format_args!("directly, not through the proxy of {from}")),
+            Err(error) => report.error(error),
+        }
     }
     if let Some(path) = &pipeline.ca_file {
         match may(path, Access::READ_OK) {

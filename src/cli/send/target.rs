@@ -13,7 +13,7 @@ use super::Args;
 use crate::cli::{Failure, Global, exit, print_error};
 use crate::client::builder::{API_KEY_VARIABLE, URI_VARIABLE};
 use crate::client::upload::{CHUNK_SIZE, RESULT_TIMEOUT};
-use crate::client::{Client, Error, ExecuteOptions, HttpClient, is_task_key};
+use crate::client::{Client, Error, ExecuteOptions, HttpClient, ServiceUri, is_task_key};
 use crate::config::{Pipeline, Secret, Target};
 use crate::show::{Shown, escaped};
 
@@ -90,6 +90,10 @@ impl Destination {
             .result_timeout(pipeline.result_timeout);
         if let Some(path) = &pipeline.ca_file {
             builder = builder.ca_file(path);
+        }
+        let uri = ServiceUri::parse(&pipeline.uri).map_err(usage)?;
+        if let Some(url) = pipeline.proxy.as_ref().and_then(|rule| rule.url(&uri)) {
+            builder = builder.proxy(url.clone());
         }
         let http = args.http.then(|| builder.clone().build_http()).transpose().map_err(usage)?;
         let client = builder.build().map_err(usage)?;

@@ -65,6 +65,22 @@ fn fields<'de, T: serde::Deserialize<'de>>() -> Vec<&'static str> {
     names
 }
 
+/// Every section with its keys, as the program reads them.
+pub(super) fn all_keys() -> [(&'static str, Vec<&'static str>); 10] {
+    [
+        ("server", fields::<raw::Server>()),
+        ("limits", fields::<raw::Limits>()),
+        ("pipelines.NAME.limits", fields::<raw::Limits>()),
+        ("retry", fields::<raw::Retry>()),
+        ("state", fields::<raw::State>()),
+        ("admin", fields::<raw::Admin>()),
+        ("log", fields::<raw::Log>()),
+        ("pipelines.NAME", fields::<raw::Pipeline>().into_iter().filter(|key| *key != "limits").collect()),
+        ("watch", fields::<raw::Watch>().into_iter().filter(|key| *key != "results").collect()),
+        ("watch.results", fields::<raw::Results>()),
+    ]
+}
+
 #[test]
 fn the_example_file_explains_every_key_there_is() {
     let mut shown: BTreeSet<(String, String)> = BTreeSet::new();
@@ -77,18 +93,7 @@ fn the_example_file_explains_every_key_there_is() {
             shown.insert((section.clone(), key.to_owned()));
         }
     }
-    for (section, keys) in [
-        ("server", fields::<raw::Server>()),
-        ("limits", fields::<raw::Limits>()),
-        ("pipelines.NAME.limits", fields::<raw::Limits>()),
-        ("retry", fields::<raw::Retry>()),
-        ("state", fields::<raw::State>()),
-        ("admin", fields::<raw::Admin>()),
-        ("log", fields::<raw::Log>()),
-        ("pipelines.NAME", fields::<raw::Pipeline>().into_iter().filter(|key| *key != "limits").collect()),
-        ("watch", fields::<raw::Watch>().into_iter().filter(|key| *key != "results").collect()),
-        ("watch.results", fields::<raw::Results>()),
-    ] {
+    for (section, keys) in all_keys() {
         for key in keys {
             assert!(shown.contains(&(section.to_owned(), key.to_owned())), "[{section}] {key} is not in the example");
         }

@@ -1,7 +1,10 @@
 //! The configuration as a whole: what is accepted, and what it means.
 
+mod effective;
 mod example;
+mod parts;
 mod problems;
+mod schema;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -123,6 +126,36 @@ fn no_debug_shows_a_secret() {
 }
 
 #[test]
+fn the_proxy_of_the_file_is_for_every_server_and_that_of_the_environment_spares_some() {
+    let env = Environment {
+        https_proxy: Some("http://u:s3cret@env.example:1".into()),
+        no_proxy: "api.rocketride.ai".to_owned(),
+        ..Environment::default()
+    };
+    let proxy = |text: &str, env: &Environment, server: &str| {
+        let config = Config::parse(text, origin(), env).unwrap();
+        assert!(!format!("{config:?} {env:?}").contains("s3cret"));
+        let server = ServiceUri::parse(server).unwrap();
+        config.pipelines[0].proxy.as_ref().and_then(|rule| rule.proxy(&server).unwrap().map(|proxy| proxy.to_string()))
+    };
+    let (spared, other, here) = ("https://api.rocketride.ai", "https://other.example", "http://127.0.0.1:5565");
+    assert_eq!(proxy(MINIMAL, &env, spared), None);
+    assert_eq!(proxy(MINIMAL, &env, here), None);
+    assert_eq!(proxy(MINIMAL, &env, other).as_deref(), Some("http://env.example:1"));
+    assert_eq!(proxy(&with("[server]", "proxy = \"\""), &env, other).as_deref(), Some("http://env.example:1"));
+    assert_eq!(proxy(MINIMAL, &Environment::default(), other), None);
+    let written = with("[server]", "proxy = \"http://written.example:2\"");
+    for server in [spared, other, here] {
+        assert_eq!(proxy(&written, &env, server).as_deref(), Some("http://written.example:2"));
+    }
+    // What is wrong with the environment does not make the file wrong.
+    let env = Environment { https_proxy: Some("socks5://u:s3cret@h".into()), ..Environment::default() };
+    let rule = Config::parse(MINIMAL, origin(), &env).unwrap().pipelines[0].proxy.clone().unwrap();
+    let error = rule.proxy(&ServiceUri::parse(other).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("$HTTPS_PROXY") && !error.contains("s3cret"), "{error}");
+}
+
+#[test]
 fn an_inline_secret_needs_a_private_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
@@ -136,6 +169,10 @@ fn an_inline_secret_needs_a_private_file() {
         let error = load(mode).unwrap_err().to_string();
         assert!(error.contains("chmod 0600") && error.contains("server.api_key") && !error.contains("rr_1"), "{error}");
     }
+    fs::write(&path, with("[server]", "proxy = \"http://u:s3cret@h\"")).unwrap();
+    let error = load(0o644).unwrap_err().to_string();
+    assert!(error.contains("chmod 0600") && error.contains("server.proxy") && !error.contains("s3cret"), "{error}");
+    load(0o600).unwrap();
 }
 
 #[test]

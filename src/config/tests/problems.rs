@@ -5,10 +5,10 @@ use super::{MINIMAL, good, invalid, one_problem, origin, with};
 
 #[test]
 fn an_unknown_key_is_an_error_with_its_place_and_the_known_ones() {
-    one_problem(&with("[server]", "proxy = \"\""), "server.proxy", "proxy", "unknown key");
+    one_problem(&with("[server]", "timeout = \"1s\""), "server.timeout", "timeout", "unknown key");
     one_problem(&with("[metrics]", ""), "metrics", "[metrics]", "unknown key");
     one_problem(&with("[[watch]]", "setle = \"2s\""), "watch.setle", "setle", "`settle`");
-    one_problem(&with("[watch.results]", "text = true"), "watch.results.text", "text", "unknown key");
+    one_problem(&with("[watch.results]", "txt = true"), "watch.results.txt", "txt", "unknown key");
     one_problem(&with("[pipelines.invoices]", "key = 1"), "pipelines.invoices.key", "key = 1", "unknown key");
 }
 
@@ -24,6 +24,8 @@ fn every_wrong_value_is_named_with_its_key_and_line() {
         ("[server]", "chunk_size = \"65536\"", "server.chunk_size", "has no unit"),
         ("[server]", "allow_plaintext = \"yes\"", "server.allow_plaintext", "expected a boolean"),
         ("[server]", "instance = \" a\"", "server.instance", "blank"),
+        ("[server]", "proxy = \"socks5://h\"", "server.proxy", "write for example \"http://proxy"),
+        ("[server]", "proxy = 3128", "server.proxy", "text in quotes"),
         ("[limits]", "max_concurrent_uploads = 0", "limits.max_concurrent_uploads", "from 1"),
         ("[limits]", "max_concurrent_uploads = -1", "limits.max_concurrent_uploads", "whole number from 0"),
         ("[limits]", "files_per_second = -1", "limits.files_per_second", "0 (unlimited)"),
@@ -234,6 +236,8 @@ fn no_problem_shows_a_secret() {
         format!("[server]\napi_key = [\"{secret}\"]\n"),
         format!("[server]\nuri = \"https://user:{secret}@host name\"\n"),
         with("[pipelines.invoices]", &format!("token = \"{secret}\"")),
+        with("[server]", &format!("proxy = \"http://u:{secret}@h:x\"")),
+        with("[server]", &format!("proxy = [\"http://u:{secret}@h\"]")),
         with("[pipelines.invoices]", &format!("token = {{ a = \"{secret}\" }}")),
     ] {
         let found = invalid(&text);

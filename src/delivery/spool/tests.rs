@@ -33,6 +33,7 @@ fn result(id: Uuid, instance: &str) -> Vec<u8> {
         upload_time: 0.1,
         result: &serde_json::json!({}),
         sha256: hex::encode([7; 32]),
+        text_sha256: None,
         about,
         completed_at: rfc3339(1),
         warnings: vec!["careful".into()],
