@@ -146,7 +146,8 @@ mod tests {
     fn the_pattern_that_matched_is_known_as_it_was_written() {
         let text = "x = [\"a/\", \"/b*\", \"*.csv\"]";
         let list: std::collections::BTreeMap<String, Vec<Text>> = toml::from_str(text).unwrap();
-        let globs = glob_set(&list["x"], &mut Problems::parse(text, Path::new("x")));
+        let sources = super::super::source::Sources::of(text, Path::new("x"));
+        let globs = glob_set(&list["x"], &mut Problems::parse(&sources));
         assert_eq!(globs.written(), ["a/", "/b*", "*.csv"]);
         for (path, pattern) in [("a/b", Some("a/")), ("b.csv", Some("/b*")), ("x/b.csv", Some("*.csv")), ("c", None)] {
             assert_eq!(globs.matching(path), pattern, "{path}");
