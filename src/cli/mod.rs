@@ -4,6 +4,7 @@ mod check;
 mod config;
 mod control;
 mod demo;
+mod journal;
 mod manual;
 mod paint;
 mod run;
@@ -94,6 +95,8 @@ enum Command {
     Rescan(control::pause::Rescan),
     Config(config::Args),
     Reload(control::reload::Args),
+    #[command(subcommand)]
+    Journal(journal::Command),
     Sandbox(sandbox::Args),
     Demo(demo::Args),
     Completions(manual::Completions),
@@ -133,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Rescan(args) => control::pause::rescan(&cli.global, &args),
         Command::Config(args) => config::main(&cli.global, &args),
         Command::Reload(args) => control::reload::main(&cli.global, &args),
+        Command::Journal(command) => journal::main(&cli.global, &command),
         Command::Sandbox(args) => sandbox::main(&cli.global, &args),
         Command::Demo(args) => demo::main(&cli.global, &args),
         Command::Completions(args) => Ok(manual::completions(&args)),

@@ -53,10 +53,22 @@ fn run(config: Config, options: Options) -> Result<Ended, Failure> {
     ended.map_err(failure)
 }
 
+/// Why a journal cannot be opened, and the exit code that says so.
+pub(super) fn open_failure(error: OpenError) -> Failure {
+    Failure::new(open_code(&error), error)
+}
+
+fn open_code(error: &OpenError) -> u8 {
+    match error {
+        OpenError::Locked { .. } => exit::TEMPORARY,
+        _ => exit::FAILED,
+    }
+}
+
 /// Why the daemon ended, and the exit code that says so.
 pub(super) fn failure(error: DaemonError) -> Failure {
     let code = match &error {
-        DaemonError::Open(OpenError::Locked { .. }) => exit::TEMPORARY,
+        DaemonError::Open(error) => open_code(error),
         _ => exit::FAILED,
     };
     tracing::error!(%error, "the daemon ends");

@@ -105,11 +105,18 @@ impl Home {
 
     /// Refuses the journal of a newer program; an unreadable format file is written again.
     pub(super) fn check_format(&self) -> Result<(), OpenError> {
-        match self.read(FORMAT_FILE)?.map(|text| text.trim().parse::<u32>()) {
-            Some(Ok(FORMAT)) => Ok(()),
-            Some(Ok(found)) if found > FORMAT => Err(OpenError::NewerFormat { dir: self.dir.clone(), found }),
+        match self.known_format()? {
+            Some(FORMAT) => Ok(()),
             // The journal's own check decides whether what is there can be read.
             _ => self.write(FORMAT_FILE, &FORMAT.to_string()),
+        }
+    }
+
+    /// The format that is noted, if it can be read; that of a newer program is refused.
+    pub(super) fn known_format(&self) -> Result<Option<u32>, OpenError> {
+        match self.read(FORMAT_FILE)?.map(|text| text.trim().parse::<u32>()) {
+            Some(Ok(found)) if found > FORMAT => Err(OpenError::NewerFormat { dir: self.dir.clone(), found }),
+            found => Ok(found.and_then(Result::ok)),
         }
     }
 

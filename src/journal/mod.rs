@@ -72,7 +72,7 @@ use crate::job::{Counters, Event, FileKey, Generation, Job, Millis, Refused, Wat
 use commit::{Denied, GROUP_LIMIT, Item, Message, Outcomes, QUEUE_LIMIT, Work, Writer};
 pub use error::{ApplyError, Failure};
 use open::Ways;
-pub use open::{OpenError, Opened};
+pub use open::{Looked, OpenError, Opened};
 pub use recover::Recovered;
 use store::SyncFile;
 use view::{Shared, View, sum};
@@ -99,6 +99,12 @@ impl Journal {
     /// Opens the journal in `state_dir/journal`, or makes a new one. Blocks, for long if the journal is large.
     pub fn open(state_dir: &Path) -> Result<(Self, Opened), OpenError> {
         Self::open_with(state_dir, File::sync_data, COMMIT_DEADLINE)
+    }
+
+    /// Looks at the journal in `state_dir/journal` that no daemon uses: sound, or what is wrong with it. It is left where it
+    /// is; a start would put a damaged one aside. Blocks, for long if the journal is large.
+    pub fn look(state_dir: &Path) -> Result<Looked, OpenError> {
+        open::look(state_dir, &Ways::usual(File::sync_data))
     }
 
     fn open_with(state_dir: &Path, sync_file: SyncFile, deadline: Duration) -> Result<(Self, Opened), OpenError> {

@@ -178,6 +178,40 @@ pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Conten
     Ok((store, meta.id, content, Opened { records: 0, quarantined, fresh: true }))
 }
 
+/// What a look at a journal found that nobody uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looked {
+    /// There is none.
+    Missing,
+    /// Everything that is written twice agrees.
+    Sound {
+        /// Number of records.
+        records: u64,
+        /// The watches with their ledgers.
+        watches: Vec<(String, Counters)>,
+    },
+    /// The next start puts it aside, for this reason.
+    Damaged(String),
+}
+
+/// Looks at the journal of a state directory as a start would, and leaves it where it is.
+pub(super) fn look(state_dir: &Path, ways: &Ways) -> Result<Looked, OpenError> {
+    let home = Arc::new(Home::lock(state_dir)?);
+    home.known_format()?;
+    if !home.has_journal()? {
+        return Ok(Looked::Missing);
+    }
+    match open_existing(&home, ways) {
+        Ok(Some((_, _, content))) => {
+            let watches = content.watches.into_values().map(|watch| (watch.name, watch.counters)).collect();
+            Ok(Looked::Sound { records: content.records, watches })
+        }
+        Ok(None) => Ok(Looked::Missing),
+        Err(Trouble::Damage(why)) => Ok(Looked::Damaged(why)),
+        Err(Trouble::Host(error)) => Err(error),
+    }
+}
+
 /// Opens what is there; none if it is the empty beginning of a journal.
 fn open_existing(home: &Arc<Home>, ways: &Ways) -> Result<Option<(sled::Db, Uuid, Content)>, Trouble> {
     home.move_unfinished_snapshots()?;

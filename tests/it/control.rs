@@ -311,3 +311,32 @@ async fn an_audit_names_a_result_that_was_removed_and_has_nothing_to_say_of_an_h
     assert_eq!((code, &audited["differences"], &audited["watches"][0]["results"]), (1, &1.into(), &2.into()));
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_of_a_daemon_that_does_not_run_is_checked_and_written_out() {
+    let (host, _engine, daemon) = running("").await;
+    let names = host.drop_files("f", 3);
+    host.all_have_results(&names).await;
+    wait_for("the journal", || jobs(&host, &["--state", "done"]).len() == 3).await;
+    let (code, _, err) = host.output(&["journal", "check"]);
+    assert!(code == 75 && err.contains("another rocketride-ingest runs"), "{code} {err}");
+    daemon.stop().await;
+    let (code, out, err) = host.output(&["journal", "check"]);
+    assert!(code == 0 && out.contains("3 records") && out.contains("in: 3 done"), "{code} {out} {err}");
+    let state = host.path("state");
+    let (_, out, _) = host.output(&["journal", "export", "--state", state.to_str().unwrap()]);
+    let mut paths: Vec<_> =
+        out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["path"].clone()).collect();
+    paths.sort_by_key(Value::to_string);
+    assert_eq!(paths, ["f0.txt", "f1.txt", "f2.txt"]);
+
+    let db = host.path("state/journal/db");
+    let bytes = std::fs::read(&db).unwrap();
+    std::fs::write(&db, vec![0x5a; bytes.len()]).unwrap();
+    for command in ["check", "export"] {
+        let (code, _, err) = host.output(&["journal", command]);
+        assert!(code == 1 && err.contains("damaged"), "{command}: {code} {err}");
+    }
+    assert!(db.exists(), "it is left where it is");
+    assert_eq!(host.output(&["journal", "check", "--state", "/nowhere"]).0, 1);
+}
