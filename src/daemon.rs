@@ -41,6 +41,7 @@ use crate::lease;
 use crate::once::{self, Once};
 use crate::panics;
 use crate::pauses::{Pauses, PausesError};
+use crate::progress::Progress;
 use crate::retention;
 use crate::service::{extending, feed_watchdog, notify, notify_reloading};
 use crate::signals::Signals;
@@ -205,7 +206,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
             }
             _ = status.tick() => notify(&[NotifyState::Status(&status_line(&journal, &parts.running().lines))]),
             answer = asked => {
-                let outcome = if options.once { Err(NOT_ONCE.to_owned()) } else { reload(&mut parts).await? };
+                let outcome = if options.once { Err(NOT_ONCE.to_owned()) } else { reload(&mut parts, &progress, ready).await? };
                 reloaded.store(outcome.is_ok(), Ordering::Relaxed);
                 // Whoever asked may be gone.
                 if let Some(answer) = answer {
@@ -246,10 +247,12 @@ fn serve_operators(tasks: &mut Tasks, admin: &Admin, desk: Arc<Desk>) {
 }
 
 /// Reloads the configuration; a refusal is for whoever asked.
-async fn reload(parts: &mut Parts) -> Result<Result<Reloaded, String>, Failure> {
+async fn reload(parts: &mut Parts, progress: &Progress, ready: bool) -> Result<Result<Reloaded, String>, Failure> {
     notify_reloading();
-    let outcome = parts.reload().await;
-    notify(&[NotifyState::Ready]);
+    let outcome = extending("reloading", Some(progress), parts.reload()).await;
+    if ready {
+        notify(&[NotifyState::Ready]);
+    }
     match outcome {
         Ok(reloaded) => {
             for change in &reloaded.changes {

@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use std::sync::{Mutex, PoisonError};
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -62,6 +64,8 @@ pub struct PausesError {
 pub struct Pauses {
     state_dir: PathBuf,
     now: watch::Sender<Paused>,
+    /// Held while the file is written.
+    turn: Mutex<()>,
 }
 
 impl Pauses {
@@ -82,7 +86,9 @@ impl Pauses {
             Ok(entries.into_iter().map(|entry| (entry.subject, entry.since)).collect())
         };
         match read() {
-            Ok(paused) => Ok(Self { state_dir: state_dir.to_owned(), now: watch::Sender::new(paused) }),
+            Ok(paused) => {
+                Ok(Self { state_dir: state_dir.to_owned(), now: watch::Sender::new(paused), turn: Mutex::new(()) })
+            }
             Err(source) => Err(PausesError { path, source }),
         }
     }
@@ -99,25 +105,20 @@ impl Pauses {
 
     /// Pauses or resumes; durable when it returns. True if that changed anything. A pause that lasts keeps its time. Blocks.
     pub fn set(&self, subject: Subject, paused: bool, at: Millis) -> Result<bool, PausesError> {
-        let mut failed = None;
-        // Inside the lock of the channel, so that two operators do not write over each other.
-        let changed = self.now.send_if_modified(|now| {
-            let mut after = now.clone();
-            if paused {
-                after.entry(subject).or_insert(at);
-            } else {
-                after.remove(&subject);
-            }
-            if after == *now {
-                return false;
-            }
-            match self.write(&after) {
-                Ok(()) => *now = after,
-                Err(error) => failed = Some(error),
-            }
-            failed.is_none()
-        });
-        failed.map_or(Ok(changed), Err)
+        // Two operators must not write over each other, and the dispatcher must not wait for the disk.
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut after = self.paused();
+        if paused {
+            after.entry(subject).or_insert(at);
+        } else {
+            after.remove(&subject);
+        }
+        if after == *self.now.borrow() {
+            return Ok(false);
+        }
+        self.write(&after)?;
+        self.now.send_replace(after);
+        Ok(true)
     }
 
     fn write(&self, paused: &Paused) -> Result<(), PausesError> {

@@ -8,9 +8,10 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
@@ -18,7 +19,7 @@ use crate::config::Config;
 use crate::folder::Folder;
 use crate::fs::Look;
 use crate::job::{Event, FileKey, Job, JobState, Millis};
-use crate::journal::{Failure, Journal};
+use crate::journal::{ApplyError, Failure, Journal};
 
 /// Records of absent files of one watch that are kept at most; the oldest go first, however young they are.
 pub const MAX_ABSENT: usize = 200_000;
@@ -76,12 +77,12 @@ pub async fn round(folder: &Arc<Folder>, journal: &Journal, retention: Duration,
         let (seen, last) = page.await?;
         let Some(last) = last else { return Ok(forgotten) };
         after = Some(last);
-        let (mut gone, mut prunable): (Vec<(FileKey, PathBuf, Event)>, Vec<FileKey>) = (Vec::new(), Vec::new());
+        let (mut gone, mut prunable) = (Vec::new(), Vec::new());
         for (key, job, is_gone) in seen {
             let at = ended_at(&job);
             if is_gone {
-                gone.push((key, job.path, Event::Gone));
                 prunable.push(key);
+                gone.push((key, job));
             } else if job.absent || job.state == JobState::Vanished {
                 if at < before {
                     prunable.push(key);
@@ -93,8 +94,13 @@ pub async fn round(folder: &Arc<Folder>, journal: &Journal, retention: Duration,
                 }
             }
         }
-        // What came back in the meantime is refused by the table.
-        journal.apply_all(gone).await?;
+        // One that came back in the meantime has a record of another generation, and is not gone.
+        let told = gone.iter().map(|(key, job)| journal.apply_if(*key, &job.path, job.generation, Event::Gone));
+        for outcome in join_all(told).await {
+            if let Err(ApplyError::Failed(failure)) = outcome {
+                return Err(failure);
+            }
+        }
         forgotten += journal.prune(&prunable).await?;
         tokio::time::sleep(PAUSE).await;
     }

@@ -52,6 +52,8 @@ pub fn router(desk: Arc<Desk>) -> Router {
         .with_state(desk)
 }
 
+/// Headers that only a proxy sets.
+const PASSED_ON: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 /// What needs no token.
 const PUBLIC: [&str; 4] = ["/", "/metrics", "/healthz", "/readyz"];
 
@@ -69,6 +71,7 @@ async fn guarded(
     };
     let (host, origin) = (text(request.headers(), header::HOST), text(request.headers(), header::ORIGIN));
     let given = bearer(request.headers());
+    let forwarded = PASSED_ON.iter().any(|name| request.headers().contains_key(*name));
     let configured = desk.running().config.admin.token.clone();
     let has_token = configured.is_some();
     let token = match (given, caller) {
@@ -84,7 +87,7 @@ async fn guarded(
         }
         _ => None,
     };
-    let asked = Asked { host: host.as_deref(), origin: origin.as_deref(), token };
+    let asked = Asked { host: host.as_deref(), origin: origin.as_deref(), forwarded, token };
     match guard::check(caller, access, asked, has_token) {
         Ok(()) => {
             if access == Access::Write {

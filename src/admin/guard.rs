@@ -39,6 +39,8 @@ pub struct Asked<'a> {
     pub host: Option<&'a str>,
     /// The `Origin` header: a browser sends it with whatever a page does.
     pub origin: Option<&'a str>,
+    /// It says of itself that a proxy passed it on.
+    pub forwarded: bool,
     /// Whether the right token came with it; none if it carried no token.
     pub token: Option<bool>,
 }
@@ -63,7 +65,8 @@ pub enum Refusal {
 /// Decides about a request. `has_token`: the configuration names a token.
 pub fn check(caller: Caller, access: Access, asked: Asked<'_>, has_token: bool) -> Result<(), Refusal> {
     let Caller::Remote(address) = caller else { return Ok(()) };
-    if !asked.host.is_some_and(is_plain_host) {
+    // What everybody may see needs no protection from other names of this host, by which it is scraped and probed.
+    if access != Access::Public && !asked.host.is_some_and(is_plain_host) {
         return Err(Refusal::Host);
     }
     if asked.origin.is_some_and(|origin| !is_same_site(origin, asked.host.unwrap_or_default())) {
@@ -71,7 +74,8 @@ pub fn check(caller: Caller, access: Access, asked: Asked<'_>, has_token: bool) 
     }
     let free = match access {
         Access::Public => true,
-        Access::Read => address.ip().to_canonical().is_loopback(),
+        // Behind a proxy on this host everybody comes from it.
+        Access::Read => address.ip().to_canonical().is_loopback() && !asked.forwarded,
         Access::Write => false,
     };
     match asked.token {
@@ -156,10 +160,18 @@ mod tests {
             ("127.0.0.1.evil.example", false),
             ("", false),
         ] {
-            let got = check(remote("127.0.0.1"), Access::Public, asked(host), false);
+            let got = check(remote("127.0.0.1"), Access::Read, asked(host), false);
             assert_eq!(got.is_ok(), good, "{host}");
+            assert_eq!(check(remote("10.0.0.7"), Access::Public, asked(host), false), Ok(()), "{host} is probed");
         }
-        assert_eq!(check(remote("127.0.0.1"), Access::Public, Asked::default(), false), Err(Refusal::Host));
+        assert_eq!(check(remote("127.0.0.1"), Access::Read, Asked::default(), false), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn behind_a_proxy_nobody_is_of_this_host() {
+        let asked = Asked { forwarded: true, ..asked("127.0.0.1:9644") };
+        assert_eq!(check(remote("127.0.0.1"), Access::Read, asked, true), Err(Refusal::Token));
+        assert_eq!(check(remote("127.0.0.1"), Access::Public, asked, true), Ok(()));
     }
 
     #[test]

@@ -95,8 +95,12 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         if !metadata.file_type().is_socket() {
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else than a socket stands there"));
         }
-        if let Ok(Ok(_)) = tokio::time::timeout(PROBE, UnixStream::connect(path)).await {
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers there; set admin.socket"));
+        // Only a refusal says that nobody is there.
+        match tokio::time::timeout(PROBE, UnixStream::connect(path)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            _ => {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another daemon answers there; set admin.socket"));
+            }
         }
         std::fs::remove_file(path)?;
     }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
@@ -32,6 +33,10 @@ use crate::show::Shown;
 
 /// How long a folder may take to say whether it can be written.
 const ACCESS_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the files of the configuration may take to be read.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is said of one that takes longer.
+const DOES_NOT_ANSWER: &str = "the filesystem of the configuration, or of a pipeline file, does not answer";
 /// How long the intake of a changed watch waits for the end of the one before.
 const TURN: Duration = Duration::from_secs(10);
 /// How often it is looked whether the last upload of a removed watch, or to a changed pipeline, is over.
@@ -54,7 +59,14 @@ pub(super) struct Parts {
     intakes: HashMap<String, (AbortHandle, oneshot::Receiver<()>)>,
     lines: HashMap<String, AbortHandle>,
     /// What waits for the last upload of a removed watch.
-    partings: HashMap<String, AbortHandle>,
+    partings: HashMap<String, Parting>,
+}
+
+/// A watch that left, as long as something of it may be on its way.
+struct Parting {
+    task: AbortHandle,
+    over: oneshot::Receiver<()>,
+    folder: Arc<Folder>,
 }
 
 /// Why a reload was refused. Nothing changed.
@@ -199,12 +211,14 @@ impl Parts {
         let read = blocking(move || {
             let mut new = Config::load(&origin, &Environment::from_process()).map_err(|error| error.to_string())?;
             new.check_uris()?;
-            // What the command line said holds until the end.
+            // What the command line said of the log holds until the end.
             new.log = old.log.clone();
             let plan = plan::plan(&old, &new)?;
+            plan::keep_what_needs_a_restart(&old, &mut new);
             Ok((new, plan))
         });
-        let (new, mut plan) = read.await.map_err(Rejected)?;
+        let read = timeout(READ_TIMEOUT, read).await.unwrap_or_else(|_| Err(DOES_NOT_ANSWER.to_owned()));
+        let (new, mut plan) = read.map_err(Rejected)?;
         self.check_folders(&plan).await?;
         let outdated = self.outdated(&new, &mut plan).await?;
         self.apply(Arc::new(new), &plan, &outdated).await?;
@@ -216,10 +230,14 @@ impl Parts {
 
     /// A new folder that the service's own sandbox keeps read-only would never work: that is told now.
     async fn check_folders(&self, plan: &Plan) -> Result<(), Rejected> {
-        for watch in &plan.added_watches {
+        let asked = plan.added_watches.iter().map(|watch| {
             let path = watch.path.clone();
-            let access = blocking(move || rustix::fs::access(&path, rustix::fs::Access::WRITE_OK));
-            if let Ok(Err(Errno::ROFS)) = timeout(ACCESS_TIMEOUT, access).await {
+            timeout(ACCESS_TIMEOUT, blocking(move || rustix::fs::access(&path, rustix::fs::Access::WRITE_OK)))
+        });
+        // All at once: each may stand on a filesystem that does not answer.
+        let told = join_all(asked).await;
+        for (watch, access) in plan.added_watches.iter().zip(told) {
+            if let Ok(Err(Errno::ROFS)) = access {
                 return Err(Rejected(format!(
                     "watch {:?}: {} is read-only for this service. If its unit does so (ProtectSystem=), add the drop-in \
                      that `rocketride-ingest check --print-dropin` prints, `systemctl daemon-reload`, and restart",
@@ -236,7 +254,8 @@ impl Parts {
         let mut outdated = Vec::new();
         for pipeline in &new.pipelines {
             let probe = Line::new(pipeline.clone(), new, self.started.clone());
-            let told = blocking(move || probe.is_outdated()).await;
+            let told = timeout(READ_TIMEOUT, blocking(move || probe.is_outdated())).await;
+            let told = told.map_err(|_| Rejected(format!("pipeline {:?}: {DOES_NOT_ANSWER}", pipeline.name)))?;
             if told.map_err(|error| Rejected(format!("pipeline {:?}: {error}", pipeline.name)))? {
                 if !plan.new_lines.iter().any(|line| line.name == pipeline.name) {
                     plan.changes
@@ -263,11 +282,19 @@ impl Parts {
                 }
                 Some(known) => known.clone(),
                 None => {
-                    if let Some(parting) = self.partings.remove(&watch.name) {
-                        parting.abort();
+                    let mut earlier = None;
+                    if let Some(Parting { task, over, folder }) = self.partings.remove(&watch.name) {
+                        task.abort();
+                        // What it told the journal last must come before what is told now.
+                        let _ = timeout(TURN, over).await;
+                        earlier = Some(folder).filter(|folder| folder.watch.path == watch.path);
                     }
                     self.journal.watch_came(watch.id, &watch.name, unix_millis()).await?;
-                    let (folder, words) = Folder::new(watch.clone());
+                    // Uploads of its earlier time may still be on their way.
+                    let (folder, words) = match earlier {
+                        Some(earlier) => earlier.renewed(watch.clone()),
+                        None => Folder::new(watch.clone()),
+                    };
                     self.take_in(&folder, words, folders.last());
                     folder
                 }
@@ -292,18 +319,23 @@ impl Parts {
             }
         }
         for watch in &plan.removed_watches {
-            self.part_from(watch);
+            if let Some(folder) = before.folder(&watch.name) {
+                self.part_from(folder);
+            }
         }
         Ok(())
     }
 
     /// Ends the intake of a watch, and parks what waits in it, at once and again after its last upload.
-    fn part_from(&mut self, watch: &Watch) {
+    fn part_from(&mut self, folder: &Arc<Folder>) {
+        let watch = &folder.watch;
         if let Some((intake, _)) = self.intakes.remove(&watch.name) {
             intake.abort();
         }
         let (journal, id) = (self.journal.clone(), watch.id);
-        let parting = self.tasks.spawn(format!("parting from watch {:?}", watch.name), async move {
+        let (end, over) = oneshot::channel();
+        let task = self.tasks.spawn(format!("parting from watch {:?}", watch.name), async move {
+            let _end: oneshot::Sender<()> = end;
             loop {
                 // In this order: what was on its way at the look may wait at the parking.
                 let sending = journal.counters(id).count("sending");
@@ -314,7 +346,7 @@ impl Parts {
                 tokio::time::sleep(LOOK).await;
             }
         });
-        self.partings.insert(watch.name.clone(), parting);
+        self.partings.insert(watch.name.clone(), Parting { task, over, folder: folder.clone() });
     }
 }
 

@@ -61,6 +61,15 @@ pub fn plan(old: &Config, new: &Config) -> Result<Plan, String> {
     Ok(plan)
 }
 
+/// What only a restart puts in force stays as it was, whatever the new file says.
+pub fn keep_what_needs_a_restart(old: &Config, new: &mut Config) {
+    new.server.instance.clone_from(&old.server.instance);
+    new.state.directory.clone_from(&old.state.directory);
+    new.state.max_spool = old.state.max_spool;
+    new.admin = old.admin.clone();
+    new.log = old.log.clone();
+}
+
 impl Plan {
     fn watches(&mut self, old: &Config, new: &Config) -> Result<(), String> {
         for watch in &new.watches {
@@ -75,8 +84,16 @@ impl Plan {
                     ));
                 }
                 Some(known) if known == watch => {}
-                Some(_) => {
+                Some(known) => {
                     self.changes.push(format!("watch {name} changed"));
+                    for target in known.targets().filter(|target| target.starts_with(&known.path)) {
+                        if !watch.targets().any(|kept| kept == target) {
+                            self.changes.push(format!(
+                                "watch {name}: what was moved to {} counts as dropped from now on; exclude it if it must not",
+                                Shown(target)
+                            ));
+                        }
+                    }
                     self.changed_watches.push(watch.clone());
                 }
                 None => {
@@ -216,6 +233,21 @@ include = ["*.pdf"]
     fn what_would_make_it_forget_is_refused_with_advice() {
         assert!(refusal("/in/one", "/in/other").contains("moved from /in/one to /in/other"));
         assert!(refusal("\"one\"", "\"eins\"").contains("sent again"));
+    }
+
+    #[test]
+    fn a_target_that_is_none_any_more_is_pointed_out() {
+        let moving = TEXT.replace("pipeline = \"a\"", "pipeline = \"a\"\non_success = { move = \"done\" }");
+        let plan = plan(&parse(&moving), &parse(TEXT)).unwrap();
+        assert!(plan.changes.iter().any(|change| change.contains("/in/one/done")), "{:?}", plan.changes);
+    }
+
+    #[test]
+    fn what_needs_a_restart_stays_as_it_was_and_is_named_each_time() {
+        let old = parse(TEXT);
+        let mut new = parse(&TEXT.replace("[server]", "[state]\ndirectory = \"/s\"\nmin_free = \"3MiB\"\n[server]"));
+        keep_what_needs_a_restart(&old, &mut new);
+        assert_eq!((&new.state.directory, new.state.min_free), (&old.state.directory, 3 << 20));
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl Dispatcher {
             }
             let limit = if lane.has_spooled(&self.tools.journal) { DUE_AT_ONCE } else { MAX_WORKERS };
             // Only what is delivered, or spooled, is due at the beginning of time.
-            for (key, _) in self.tools.journal.due(watch, 0, limit)? {
+            for (key, _) in self.tools.journal.due(watch, 0, 0, limit)? {
                 if self.workers.len() >= MAX_WORKERS || !self.picker.taken.insert(key) {
                     continue;
                 }
@@ -297,7 +297,7 @@ impl Dispatcher {
                 continue;
             }
             let mut due: Vec<_> =
-                self.tools.journal.due(watch, 0, DUE_AT_ONCE)?.into_iter().map(|(key, _)| key).collect();
+                self.tools.journal.due(watch, 0, 0, DUE_AT_ONCE)?.into_iter().map(|(key, _)| key).collect();
             let behind = due.iter().position(|key| tried.as_ref() == Some(key)).map_or(0, |at| at + 1);
             due.rotate_left(behind);
             for key in due {

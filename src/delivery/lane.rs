@@ -105,9 +105,9 @@ impl Lane {
                     Some(_) => Millis::MAX,
                 },
             };
-            // What is taken already may come first, among it what waits for its post-action.
-            let due = journal.due(watch, until, AT_HAND + taken.len())?;
-            let waiting = due.into_iter().filter(|(key, due)| *due > 0 && !taken.contains(key));
+            // What waits for its post-action is due at the beginning of time, however much it is; what is taken may come first.
+            let due = journal.due(watch, 1, until, AT_HAND + taken.len())?;
+            let waiting = due.into_iter().filter(|(key, _)| !taken.contains(key));
             self.at_hand.extend(waiting.take(AT_HAND));
         }
         Ok(self.at_hand.front().map_or(Head::Empty, |(key, due)| Head::Due(*key, *due)))

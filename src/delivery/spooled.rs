@@ -283,7 +283,7 @@ fn sort_out(folders: &[Arc<Folder>], tools: &Tools) -> io::Result<Left> {
 fn wanted(folders: &[Arc<Folder>], tools: &Tools) -> Result<HashSet<Uuid>, Failure> {
     let mut wanted = HashSet::new();
     for Folder { watch, .. } in folders.iter().map(Arc::as_ref) {
-        for (key, _) in tools.journal.due(watch.id, 0, 2 * MAX_FILES)? {
+        for (key, _) in tools.journal.due(watch.id, 0, 0, 2 * MAX_FILES)? {
             if let Some(job) = tools.journal.get(key)?.filter(|job| job.state == JobState::Spooled) {
                 wanted.insert(tools.identity.object_id(&watch.name, &job.path));
             }

@@ -211,7 +211,14 @@ impl<'a> Desk<'a> {
             Assessment::Unseen => {
                 let place = sidecar::find(&dir, name, Kind::Result, self.identity);
                 // A folder in which results cannot be looked for is delivery's to report.
-                let adoption = place.map_or(Adoption::No, |place| sidecar::adoption(&place, &settled));
+                let adoption = place.map_or(Adoption::No, |place| {
+                    let may_go = self.folder.watch.on_success != OnSuccess::Keep;
+                    if may_go && !was_there(&place, &settled) {
+                        Adoption::No
+                    } else {
+                        sidecar::adoption(&place, &settled)
+                    }
+                });
                 let adopted = match adoption {
                     Adoption::Adopt(sha256, sidecar) => Some((sha256, sidecar)),
                     Adoption::IfHash(sha256, sidecar) => {
@@ -240,4 +247,16 @@ impl<'a> Desk<'a> {
         }
         Ok(admit)
     }
+}
+
+/// Whether a file was there when the result that stands there was made, as far as can be told: one that came later, with the
+/// same content, was never sent, and a post-action must not take it.
+fn was_there(place: &Place, settled: &Generation) -> bool {
+    let Place::Ours(ours) = place else { return false };
+    if settled.ino.is_some() && ours.generation == *settled {
+        return true;
+    }
+    let (Some(changed), Some(completed)) = (settled.ctime_ns, ours.completed_at) else { return false };
+    // A file's times are finer than ours.
+    changed.max(settled.mtime_ns) / 1_000_000 <= i64::try_from(completed).unwrap_or(i64::MAX)
 }

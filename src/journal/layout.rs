@@ -68,6 +68,12 @@ pub(super) fn due(key: FileKey, due: Millis) -> Vec<u8> {
     [&[DUE][..], &key.watch.0, &due.to_be_bytes(), &key.path].concat()
 }
 
+/// The keys of all due rows of a watch from this time on.
+pub(super) fn due_range(watch: WatchId, from: Millis) -> std::ops::RangeInclusive<Vec<u8>> {
+    let first = FileKey { watch, path: [0; 16] };
+    due(first, from)..=due(FileKey { watch, path: [0xff; 16] }, Millis::MAX)
+}
+
 /// Key of the row of a watch.
 pub(super) fn watch(watch: WatchId) -> Vec<u8> {
     [&[WATCH][..], &watch.0].concat()

@@ -211,12 +211,18 @@ impl Journal {
         })
     }
 
-    /// The jobs of a watch that the dispatcher is to look at by now, oldest first, at most `limit`. One that a commit
+    /// The jobs of a watch that the dispatcher is to look at between `from` and `now`, oldest first, at most `limit`. One that a commit
     /// under way touches is left out; [`Journal::changes`] tells when that commit is done.
-    pub fn due(&self, watch: WatchId, now: Millis, limit: usize) -> Result<Vec<(FileKey, Millis)>, Failure> {
+    pub fn due(
+        &self,
+        watch: WatchId,
+        from: Millis,
+        now: Millis,
+        limit: usize,
+    ) -> Result<Vec<(FileKey, Millis)>, Failure> {
         self.inner.shared.read(|store, view| {
             store
-                .due(watch)
+                .due(watch, from)
                 .take_while(|entry| entry.as_ref().map_or(true, |(_, due)| *due <= now))
                 .filter(|entry| entry.as_ref().map_or(true, |(key, _)| !view.uncommitted.contains_key(key)))
                 .take(limit)
@@ -228,8 +234,7 @@ impl Journal {
     pub fn next_due(&self, watch: WatchId, after: Millis) -> Result<Option<Millis>, Failure> {
         self.inner.shared.read(|store, view| {
             store
-                .due(watch)
-                .skip_while(|entry| entry.as_ref().is_ok_and(|(_, due)| *due <= after))
+                .due(watch, after.saturating_add(1))
                 .find(|entry| entry.as_ref().map_or(true, |(key, _)| !view.uncommitted.contains_key(key)))
                 .map(|entry| entry.map(|(_, due)| due))
                 .transpose()

@@ -119,8 +119,12 @@ impl Store {
     }
 
     /// The due index of a watch, oldest first.
-    pub(super) fn due(&self, watch: WatchId) -> impl Iterator<Item = Result<(FileKey, Millis), ReadError>> + '_ {
-        self.db.scan_prefix(layout::prefix(layout::DUE, watch)).keys().map(|key| {
+    pub(super) fn due(
+        &self,
+        watch: WatchId,
+        from: Millis,
+    ) -> impl Iterator<Item = Result<(FileKey, Millis), ReadError>> + '_ {
+        self.db.range(layout::due_range(watch, from)).keys().map(|key| {
             let key = key?;
             match Key::parse(&key) {
                 Some(Key::Due(key, due)) => Ok((key, due)),

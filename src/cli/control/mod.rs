@@ -45,7 +45,7 @@ impl Daemon {
         let socket = global.socket.clone().unwrap_or_else(|| {
             let text = std::fs::metadata(&global.config)
                 .ok()
-                .filter(|metadata| metadata.len() <= MAX_FILE_BYTES)
+                .filter(|metadata| metadata.is_file() && metadata.len() <= MAX_FILE_BYTES)
                 .and_then(|_| std::fs::read_to_string(&global.config).ok());
             text.and_then(|text| config::socket_in(&text))
                 .unwrap_or_else(|| config::default_socket(&Environment::from_process()))
@@ -81,6 +81,7 @@ impl Daemon {
         let problem: Problem = serde_json::from_slice(&body).map_err(unreadable)?;
         let code = match status {
             StatusCode::UNPROCESSABLE_ENTITY => exit::CONFIG,
+            StatusCode::CONFLICT => exit::FAILED,
             status if status.is_client_error() => exit::USAGE,
             _ => exit::FAILED,
         };

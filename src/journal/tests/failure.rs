@@ -101,7 +101,7 @@ async fn no_read_shows_what_is_not_durable() {
     assert_eq!(journal.get(key("new")).unwrap(), None);
     assert_eq!(journal.get(key("old")).unwrap(), Some(old.clone()));
     assert_eq!(journal.jobs(watch_id(), None, 9).unwrap(), [(key("old"), old)]);
-    assert_eq!(journal.due(watch_id(), 9, 9).unwrap(), [], "what is about to change is nobody's to claim");
+    assert_eq!(journal.due(watch_id(), 0, 9, 9).unwrap(), [], "what is about to change is nobody's to claim");
     assert_eq!(journal.totals().admitted, 1);
     assert!(!writing.is_finished());
 

@@ -148,7 +148,7 @@ async fn the_due_jobs_of_a_watch_come_oldest_first_and_not_before_their_time() {
     }
     let other = WatchId::of("other");
     journal.apply(FileKey::new(other, Path::new("a")), Path::new("a"), admit(1, 1)).await.unwrap();
-    let due = |now, limit| journal.due(watch_id(), now, limit).unwrap();
+    let due = |now, limit| journal.due(watch_id(), 0, now, limit).unwrap();
     assert_eq!(due(250, 9), [(key("a"), 100), (key("b"), 200)]);
     assert_eq!(due(250, 1), [(key("a"), 100)]);
     assert_eq!(due(99, 9), []);
@@ -217,7 +217,7 @@ async fn at_a_start_interrupted_jobs_are_pending_and_jobs_follow_their_watch() {
 
     let recovered = journal.recover(&inbox, 70).await.unwrap();
     assert_eq!(recovered, Recovered { unparked: waiting + 2, ..Recovered::default() });
-    assert_eq!(journal.due(watch_id(), 70, 9999).unwrap().len() as u64, waiting + 2);
+    assert_eq!(journal.due(watch_id(), 0, 70, 9999).unwrap().len() as u64, waiting + 2);
     assert_eq!(journal.recover(&inbox, 80).await.unwrap(), Recovered::default());
     assert!(journal.totals().balanced());
 }

@@ -77,7 +77,7 @@ impl Model {
             let stored = journal.jobs(watch, None, 99).unwrap();
             assert_eq!(stored.iter().map(|(key, job)| (key, job)).collect::<Vec<_>>(), jobs);
             let due: BTreeSet<_> = jobs.iter().filter_map(|(key, job)| Some((**key, job.state.due()?))).collect();
-            let stored = journal.due(watch, Millis::MAX, 99).unwrap();
+            let stored = journal.due(watch, 0, Millis::MAX, 99).unwrap();
             assert!(stored.is_sorted_by_key(|(_, due)| *due));
             assert_eq!(stored.into_iter().collect::<BTreeSet<_>>(), due);
         }
