@@ -328,3 +328,19 @@ async fn a_move_whose_target_became_a_link_leads_nowhere_and_is_done_once_it_is_
     assert_eq!(std::fs::read_dir(host.path("outside")).unwrap().count(), 0);
     assert_eq!(engine.delivered(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_comes_again_is_sent_again_though_nobody_remembers_the_first() {
+    for action in ["\"delete\"", "{ move = \"done\" }"] {
+        let (host, engine) = (Host::new(), engine().await);
+        host.configure(&engine.uri(), &format!("on_success = {action}"));
+        let path = host.write("in/prices.csv", "the same every week");
+        assert_eq!(host.output(&["run", "--once"]).0, 0);
+        assert!(!path.exists());
+        // As the journal forgets what is long over; the result of the first may still stand there.
+        std::fs::remove_dir_all(host.path("state/journal")).unwrap();
+        host.write("in/prices.csv", "the same every week");
+        assert_eq!(host.output(&["run", "--once"]).0, 0);
+        assert_eq!(delivered_as(&engine, "prices.csv").len(), 2, "on_success = {action}");
+    }
+}
