@@ -72,6 +72,12 @@ pub const POINTS: &[&str] = &[
     "after.result-moved",
     "after.result-moved-durable",
     "after.put-back",
+    "spool.written",
+    "spool.synced",
+    "spool.renamed",
+    "spool.durable",
+    "spool.recorded",
+    "spool.removed",
     "finish.done",
     "finish.recorded",
     // The end.

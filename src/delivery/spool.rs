@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
 
 use crate::config::State;
+use crate::crash;
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
 use crate::show::Shown;
@@ -136,7 +137,9 @@ impl Spool {
         self.reserve(id, size)?;
         self.write(id, content).inspect_err(|_| self.lock().bytes -= size)?;
         // The name is what is left to make durable. If that fails, the entry stays, to be replaced by the next try.
-        self.dir.sync()
+        self.dir.sync()?;
+        crash::point("spool.durable");
+        Ok(())
     }
 
     fn reserve(&self, id: Uuid, size: u64) -> io::Result<()> {
@@ -166,7 +169,10 @@ impl Spool {
         let (temp, name) = (sidecar::other_temp_name(id), name_of(id));
         let replaces = self.read(id)?.is_some();
         let mut file = self.dir.create_new(&temp, 0o600)?;
-        let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| {
+        let written = file.write_all(content).and_then(|()| {
+            crash::point("spool.written");
+            file.sync_all()?;
+            crash::point("spool.synced");
             if replaces { self.dir.replace(&temp, &name) } else { self.dir.rename_new(&temp, &self.dir, &name) }
         });
         if let Err(error) = written {
@@ -174,6 +180,7 @@ impl Spool {
             let _ = self.dir.unlink(&temp);
             return Err(error);
         }
+        crash::point("spool.renamed");
         let mut index = self.lock();
         if let Some(replaced) = index.files.insert(id, content.len() as u64) {
             index.bytes -= replaced;
@@ -200,6 +207,7 @@ impl Spool {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => self.forget(id),
         }
+        crash::point("spool.removed");
         self.dir.sync()
     }
 

@@ -19,6 +19,7 @@ use super::claimed::{Claimed, Tools, short};
 use super::result::{Temp, remove_error_file};
 use super::spool::MAX_FILES;
 use super::verdict::{self, Fault};
+use crate::crash;
 use crate::folder::{Availability, Folder};
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Event, FileKey, Job, JobState};
@@ -52,6 +53,7 @@ impl Claimed {
     pub(super) async fn spooled(&self, sha256: ContentHash, why: &str) -> Result<(), Failure> {
         let error = short(format!("the result waits in the spool: {why}"));
         self.apply(Event::Spool { sha256, error }).await?;
+        crash::point("spool.recorded");
         let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
         tracing::error!(
             %watch, %path, error = why, result = %Shown(&self.tools.spool.path_of(self.object_id())),

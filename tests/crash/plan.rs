@@ -184,6 +184,7 @@ pub fn at_later_starts() -> Vec<Case> {
     ] {
         cases.push(case(ends, [crash(first), lost.clone(), crash(second)]));
     }
+    cases.extend(in_the_spool(&lost));
     // It is damaged: put aside, and that is interrupted.
     let damaged = Step::Do("the journal is damaged", |stage| {
         let db = std::fs::File::options().write(true).open(stage.host.path("state/journal/db")).unwrap();
@@ -209,6 +210,25 @@ pub fn at_later_starts() -> Vec<Case> {
     });
     for second in ["sidecar.durable", "error-file.removed"] {
         cases.push(case(&[Fail], [Step::Run, mended.clone(), crash(second)]));
+    }
+    cases
+}
+
+/// A result that finds no place goes into the spool, and from there to its place once there is one.
+fn in_the_spool(lost: &Step) -> Vec<Case> {
+    use End::Spool;
+    let mut cases = Vec::new();
+    let obstruct = Step::Do("strangers take the names of the result", |stage| stage.obstruct());
+    let clear = Step::Do("they go", |stage| stage.clear());
+    for point in ["spool.written", "spool.synced", "spool.renamed", "spool.durable", "spool.recorded"] {
+        cases.push(case(&[Spool], [obstruct.clone(), crash(point), clear.clone()]));
+    }
+    for second in ["sidecar.written", "sidecar.renamed", "delivered.recorded", "spool.removed"] {
+        cases.push(case(&[Spool], [obstruct.clone(), crash("spool.recorded"), clear.clone(), crash(second)]));
+    }
+    for first in ["spool.durable", "spool.recorded"] {
+        let steps = [obstruct.clone(), crash(first), lost.clone(), clear.clone(), crash("spool.removed")];
+        cases.push(case(&[Spool], steps));
     }
     cases
 }

@@ -4,12 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rocketride_ingest::journal::Journal;
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
+use rocketride_ingest::sidecar::{Kind, name_of};
 use serde_json::Value;
 
-use crate::harness::{Host, engine_with, read_json, sha256, sibling};
+use crate::harness::{Host, PATIENCE, engine_with, read_json, sha256, sibling};
 
 /// Attempts that a failing file has.
 const ATTEMPTS: usize = 2;
@@ -25,17 +27,19 @@ pub enum End {
     Move,
     /// The pipeline refuses it: it stays, with its error file.
     Fail,
+    /// Strangers take every name of its result while it is on its way; it stays, with its result, once they are gone.
+    Spool,
 }
 
-use End::{Delete, Fail, Keep, Move};
+use End::{Delete, Fail, Keep, Move, Spool};
 
 impl End {
-    /// One file of each.
+    /// One file of each that comes to its end in one start.
     pub const ALL: &[Self] = &[Keep, Delete, Move, Fail];
 
     fn on_success(self) -> &'static str {
         match self {
-            Keep | Fail => "on_success = \"keep\"",
+            Keep | Fail | Spool => "on_success = \"keep\"",
             Delete => "on_success = \"delete\"",
             Move => "on_success = { move = \"done\" }",
         }
@@ -68,7 +72,7 @@ impl Dropped {
     fn leaves(&self) -> BTreeSet<PathBuf> {
         let with = |input: &Path, suffix: &str| BTreeSet::from([input.to_owned(), sibling(input, suffix)]);
         match self.end {
-            Keep => with(&self.rel, ".result.json"),
+            Keep | Spool => with(&self.rel, ".result.json"),
             Delete => BTreeSet::from([sibling(&self.rel, ".result.json")]),
             Move => {
                 let moved = Path::new("done").join(&self.rel);
@@ -168,7 +172,7 @@ impl Stage {
         }
         let mut files = std::mem::take(&mut self.files);
         for file in &mut files {
-            if self.result(file).is_none() {
+            if self.result(file).is_none() && !self.is_spooled(file) {
                 file.crashes_before += 1;
             } else if file.finished_after.is_none() {
                 file.finished_after = Some(self.sent(file));
@@ -262,6 +266,46 @@ impl Stage {
         let watch = self.host.path(&file.watch);
         let place = |rel: &Path| read_json(&sibling(&watch.join(rel), ".result.json"));
         place(&file.rel).or_else(|| place(&Path::new("done").join(&file.rel)))
+    }
+
+    /// Whether its result waits in the spool.
+    fn is_spooled(&self, file: &Dropped) -> bool {
+        let names = std::fs::read_dir(self.host.path("state/spool")).into_iter().flatten();
+        file.end == Spool && names.flatten().any(|entry| entry.path().extension().is_some_and(|end| end == "json"))
+    }
+
+    /// The names that the result of the file to be spooled could have.
+    fn result_names(&self) -> Vec<PathBuf> {
+        let input = self.input(Spool);
+        let name = input.file_name().unwrap();
+        (1..=9).map(|n| input.with_file_name(name_of(name, Kind::Result, n))).collect()
+    }
+
+    /// Has strangers take all names of a result as soon as it is begun; the pipeline leaves them the time.
+    pub fn obstruct(&self) {
+        let slow = Effect::Delay(Duration::from_secs(1));
+        self.engine.faults().add(Rule::close(slow).object("spool.txt").times(1));
+        let (folder, names) = (self.input(Spool).parent().unwrap().to_owned(), self.result_names());
+        std::thread::spawn(move || {
+            let deadline = Instant::now() + PATIENCE;
+            let is_begun = || {
+                let mut entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+                entries.any(|entry| entry.file_name().to_string_lossy().starts_with(".rri-tmp-"))
+            };
+            while !is_begun() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            for name in &names {
+                let _ = std::fs::create_dir(name);
+            }
+        });
+    }
+
+    /// The strangers go.
+    pub fn clear(&self) {
+        for name in self.result_names() {
+            let _ = std::fs::remove_dir(name);
+        }
     }
 
     /// How often it was committed at the server.
