@@ -28,8 +28,10 @@ use crate::show::Shown;
 const MAX_CONNECTIONS: usize = 64;
 /// How long a caller may take to send the head of a request, and an idle connection is kept.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest that one connection lives: whoever polls for days reconnects.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(600);
+/// The longest that a connection from elsewhere lives: whoever polls for days reconnects.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(600);
+/// And one of this host: an audit of large folders takes its time.
+const LOCAL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// How often a socket is tried that could not be had.
 const RETRY: Duration = Duration::from_secs(10);
 /// How long a socket's other owner may take to show that it is alive.
@@ -136,7 +138,11 @@ where
                         .header_read_timeout(HEAD_TIMEOUT)
                         .serve_connection(TokioIo::new(stream), service);
                     // A caller that left or sent nonsense is no concern of ours.
-                    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+                    let longest = match caller {
+                        Caller::Local { .. } => LOCAL_TIMEOUT,
+                        Caller::Remote(_) => REMOTE_TIMEOUT,
+                    };
+                    let _ = tokio::time::timeout(longest, connection).await;
                     drop(permit);
                 });
             }

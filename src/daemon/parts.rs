@@ -160,6 +160,7 @@ impl Parts {
         let mut drain = None;
         if let Some((before, outdated)) = before {
             line.succeed(before);
+            before.retire();
             drain = outdated.then_some(config.server.drain_timeout);
         }
         let (name, served, board) = (pipeline.name.clone(), line.clone(), self.board.clone());
@@ -316,6 +317,9 @@ impl Parts {
         for pipeline in &plan.removed_pipelines {
             if let Some(line) = self.lines.remove(&pipeline.name) {
                 line.abort();
+            }
+            if let Some(line) = before.line(&pipeline.name) {
+                line.retire();
             }
         }
         for watch in &plan.removed_watches {

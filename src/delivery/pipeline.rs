@@ -118,6 +118,13 @@ impl Line {
         }
     }
 
+    /// It is configured no longer, or in another way: nothing new goes through it, and its connection ends with the last
+    /// upload that uses it.
+    pub fn retire(&self) {
+        let reason = "it is not configured like this any more".into();
+        self.state.send_replace(Health::Down { since: Instant::now(), reason });
+    }
+
     /// Whether its file says something else than its task was started with. Blocks.
     ///
     /// Errors: the file is no pipeline. One that is missing now says nothing.

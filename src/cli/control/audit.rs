@@ -20,7 +20,7 @@ pub(in crate::cli) struct Args {
 }
 
 pub(in crate::cli) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
-    let audited: Audited = Daemon::of(global)?.post("/api/audit", &())?;
+    let audited: Audited = Daemon::of(global)?.post_long("/api/audit", &())?;
     if args.json {
         say_json(&audited)?;
     } else {

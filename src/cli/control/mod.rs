@@ -30,6 +30,8 @@ use crate::job::Millis;
 
 /// How long the daemon may take to answer; a change of a million jobs takes its time.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(600);
+/// And with what goes through everything it has.
+const LONG_ANSWER_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Longest answer, in bytes.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -55,20 +57,26 @@ impl Daemon {
 
     /// Asks for something.
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::GET, path, Bytes::new())
+        self.ask(Method::GET, path, Bytes::new(), ANSWER_TIMEOUT)
     }
 
     /// Has something done.
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).map_err(|error| Failure::new(exit::FAILED, error))?;
-        self.ask(Method::POST, path, body.into())
+        self.ask(Method::POST, path, body.into(), ANSWER_TIMEOUT)
     }
 
-    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, Failure> {
+    /// As [`Daemon::post`], for what may take hours.
+    pub(super) fn post_long<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).map_err(|error| Failure::new(exit::FAILED, error))?;
+        self.ask(Method::POST, path, body.into(), LONG_ANSWER_TIMEOUT)
+    }
+
+    fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<T, Failure> {
         // A timeout is made inside the runtime or not at all.
-        let exchange = async { tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(method, path, body)).await };
+        let exchange = async { tokio::time::timeout(limit, self.exchange(method, path, body)).await };
         let (status, body) = self.runtime.block_on(exchange).map_err(|_| {
-            let seconds = ANSWER_TIMEOUT.as_secs();
+            let seconds = limit.as_secs();
             Failure::new(exit::TEMPORARY, format!("the daemon did not answer within {seconds} s; see its log"))
         })??;
         let unreadable = |error| {

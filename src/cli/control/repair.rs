@@ -113,7 +113,7 @@ fn change(global: &Global, path: &str, selection: &Selection, how: &How) -> Resu
     // What names files one by one was meant; the rest is counted first.
     let is_named = !selection.paths.is_empty();
     if how.dry_run || !(is_named || how.yes) {
-        let counted: Done = daemon.post(path, &Selection { dry_run: true, ..selection.clone() })?;
+        let counted: Done = daemon.post_long(path, &Selection { dry_run: true, ..selection.clone() })?;
         if how.dry_run {
             return tell(&counted, how, &format!("{} to {}", count(counted.matched, "file"), how.verb));
         }
@@ -121,7 +121,7 @@ fn change(global: &Global, path: &str, selection: &Selection, how: &How) -> Resu
             return Err(Failure::new(exit::FAILED, "nothing was changed"));
         }
     }
-    let done: Done = daemon.post(path, selection)?;
+    let done: Done = daemon.post_long(path, selection)?;
     tell(&done, how, &format!("{} {}", count(done.changed, "file"), how.past))
 }
 
