@@ -275,7 +275,12 @@ async fn with_something_at_the_hidden_name(
 ) -> (Host, Sandbox, Daemon, PathBuf) {
     let (host, engine, daemon) = running(extra).await;
     host.write("in/a.txt", "first");
-    wait_for("the input to go", || engine.delivered() == 1 && !host.inbox().join("a.txt").exists()).await;
+    // It goes by way of its hidden name: only when that is free as well, its post-action is over.
+    let is_over = || {
+        let names = files(&host.inbox());
+        !names.iter().any(|name| name == "a.txt" || name.contains(".rri-"))
+    };
+    wait_for("the input to go", || engine.delivered() == 1 && is_over()).await;
     let result = read_json(&host.inbox().join("a.txt.result.json"))
         .or_else(|| read_json(&host.inbox().join("done/a.txt.result.json")));
     let hidden = host.inbox().join(format!(".rri-{}", result.unwrap()["object_id"].as_str().unwrap()));
