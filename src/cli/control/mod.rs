@@ -62,14 +62,22 @@ impl Daemon {
 
     /// Has something done.
     pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
-        let body = serde_json::to_vec(body).map_err(|error| Failure::new(exit::FAILED, error))?;
-        self.ask(Method::POST, path, body.into(), ANSWER_TIMEOUT)
+        self.post_within(ANSWER_TIMEOUT, path, body)
     }
 
     /// As [`Daemon::post`], for what may take hours.
     pub(super) fn post_long<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        self.post_within(LONG_ANSWER_TIMEOUT, path, body)
+    }
+
+    fn post_within<T: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
         let body = serde_json::to_vec(body).map_err(|error| Failure::new(exit::FAILED, error))?;
-        self.ask(Method::POST, path, body.into(), LONG_ANSWER_TIMEOUT)
+        self.ask(Method::POST, path, body.into(), limit)
     }
 
     fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes, limit: Duration) -> Result<T, Failure> {

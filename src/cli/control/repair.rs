@@ -14,13 +14,26 @@ use crate::job::Millis;
 /// More files than this are not sent again without a question.
 const ASK_ABOVE: u64 = 100;
 
+/// How a change is asked for, whatever it is.
+#[derive(Debug, clap::Args)]
+struct Switches {
+    /// Only say how many there are.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask, however many there are.
+    #[arg(long)]
+    yes: bool,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Send files again: those that were given up, or ones that were delivered.
 ///
 /// A file that waits for its next attempt is tried at once. Sent again under the same object id, a file replaces what the
 /// pipeline has of it.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).args(["paths", "failed", "done"]))]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(in crate::cli) struct Retry {
     /// These files.
     #[arg(value_name = "PATH")]
@@ -43,15 +56,8 @@ pub(in crate::cli) struct Retry {
     /// Of named files, also those that were delivered.
     #[arg(long)]
     force: bool,
-    /// Only say how many there are.
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask, however many there are.
-    #[arg(long)]
-    yes: bool,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    switches: Switches,
 }
 
 /// Leave files alone until they change: they are not sent, and not reported as failed any more.
@@ -66,15 +72,8 @@ pub(in crate::cli) struct Forget {
     /// Every file of this watch that is not delivered.
     #[arg(long, value_name = "NAME")]
     watch: Option<String>,
-    /// Only say how many there are.
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not ask, however many there are.
-    #[arg(long)]
-    yes: bool,
-    /// Print the outcome as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    switches: Switches,
 }
 
 pub(in crate::cli) fn retry(global: &Global, args: &Retry) -> Result<ExitCode, Failure> {
@@ -88,33 +87,30 @@ pub(in crate::cli) fn retry(global: &Global, args: &Retry) -> Result<ExitCode, F
         force: args.force,
         ..Selection::default()
     };
-    let how =
-        How { verb: "send again", past: "will be sent again", dry_run: args.dry_run, yes: args.yes, json: args.json };
+    let how = How { verb: "send again", past: "will be sent again", switches: &args.switches };
     change(global, "/api/retry", &selection, &how)
 }
 
 pub(in crate::cli) fn forget(global: &Global, args: &Forget) -> Result<ExitCode, Failure> {
     let selection = Selection { paths: wire(&args.paths), watch: args.watch.clone(), ..Selection::default() };
-    let how = How { verb: "forget", past: "forgotten", dry_run: args.dry_run, yes: args.yes, json: args.json };
+    let how = How { verb: "forget", past: "forgotten", switches: &args.switches };
     change(global, "/api/forget", &selection, &how)
 }
 
 /// How a change is asked for and told.
-struct How {
+struct How<'a> {
     verb: &'static str,
     past: &'static str,
-    dry_run: bool,
-    yes: bool,
-    json: bool,
+    switches: &'a Switches,
 }
 
-fn change(global: &Global, path: &str, selection: &Selection, how: &How) -> Result<ExitCode, Failure> {
+fn change(global: &Global, path: &str, selection: &Selection, how: &How<'_>) -> Result<ExitCode, Failure> {
     let daemon = Daemon::of(global)?;
     // What names files one by one was meant; the rest is counted first.
     let is_named = !selection.paths.is_empty();
-    if how.dry_run || !(is_named || how.yes) {
+    if how.switches.dry_run || !(is_named || how.switches.yes) {
         let counted: Done = daemon.post_long(path, &Selection { dry_run: true, ..selection.clone() })?;
-        if how.dry_run {
+        if how.switches.dry_run {
             return tell(&counted, how, &format!("{} to {}", count(counted.matched, "file"), how.verb));
         }
         if counted.matched > ASK_ABOVE && !confirmed(how.verb, counted.matched)? {
@@ -126,7 +122,7 @@ fn change(global: &Global, path: &str, selection: &Selection, how: &How) -> Resu
 }
 
 fn tell(done: &Done, how: &How, text: &str) -> Result<ExitCode, Failure> {
-    if how.json {
+    if how.switches.json {
         say_json(done)?;
     } else {
         say(text);
