@@ -12,23 +12,8 @@ use serde_json::Value;
 
 use crate::harness::{
     Daemon, Host, PATIENCE, delivered_as, delivered_names, engine, files_beneath as files, read_json, result_path,
-    sha256, sibling, wait_for,
+    running, sha256, sibling, wait_for,
 };
-
-/// A running daemon whose watch has these further lines.
-async fn running(extra: &str) -> (Host, Sandbox, Daemon) {
-    let (host, engine) = (Host::new(), engine().await);
-    host.configure(&engine.uri(), extra);
-    let daemon = host.start();
-    daemon.logged("\"message\":\"ready\"").await;
-    (host, engine, daemon)
-}
-
-async fn has_result(host: &Host, rel: &str, content: &str) {
-    let hash = sha256(content);
-    wait_for(&format!("the result of {rel}"), || host.result(rel).is_some_and(|result| result["sha256"] == *hash))
-        .await;
-}
 
 fn touch(path: &Path) {
     let later = SystemTime::now() + Duration::from_secs(30);
@@ -247,7 +232,7 @@ async fn a_file_that_the_pipeline_refuses_gets_an_error_file_until_a_touch_deliv
 
     engine.faults().remove(refused);
     touch(&host.inbox().join("a.txt"));
-    has_result(&host, "a.txt", "content").await;
+    host.has_result_of("a.txt", "content").await;
     wait_for("the error file to go", || host.error("a.txt").is_none()).await;
     daemon.stop().await;
     assert_eq!(engine.delivered(), 1);
@@ -262,7 +247,7 @@ async fn a_node_that_fails_is_quoted_in_the_error_file_and_removing_that_retries
 
     engine.faults().remove(refused);
     std::fs::remove_file(host.inbox().join("a.txt.error.json")).unwrap();
-    has_result(&host, "a.txt", "content").await;
+    host.has_result_of("a.txt", "content").await;
     daemon.stop().await;
     assert!(host.error("a.txt").is_none());
     assert_eq!(engine.deliveries().iter().filter(|delivery| delivery.complete()).count(), 1);

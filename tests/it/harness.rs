@@ -184,6 +184,13 @@ impl Host {
         read_json(&sibling(&self.inbox().join(rel), ".result.json"))
     }
 
+    /// Waits until an input has the result of this very content.
+    pub async fn has_result_of(&self, rel: &str, content: &str) {
+        let hash = sha256(content);
+        wait_for(&format!("the result of {rel}"), || self.result(rel).is_some_and(|result| result["sha256"] == *hash))
+            .await;
+    }
+
     /// Writes so many small files of different content into the inbox; returns their names.
     pub fn drop_files(&self, prefix: &str, count: usize) -> Vec<String> {
         let names: Vec<_> = (0..count).map(|n| format!("{prefix}{n}.txt")).collect();
@@ -296,6 +303,15 @@ impl Drop for Daemon {
 /// An engine with the tests' key; the pipe reaper is fast, so that abandoned slots come back within the test.
 pub async fn engine() -> Sandbox {
     engine_with(|_| {}).await
+}
+
+/// A host with its engine and a running daemon, whose watch has these further lines.
+pub async fn running(extra: &str) -> (Host, Sandbox, Daemon) {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), extra);
+    let daemon = host.start();
+    daemon.logged("\"message\":\"ready\"").await;
+    (host, engine, daemon)
 }
 
 /// An engine with other options.

@@ -3,24 +3,8 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use rocketride_ingest::sandbox::Sandbox;
-
 use crate::audit::{audit, found};
-use crate::harness::{Daemon, Host, engine, files_beneath, sha256, wait_for};
-
-async fn running(extra: &str) -> (Host, Sandbox, Daemon) {
-    let (host, engine) = (Host::new(), engine().await);
-    host.configure(&engine.uri(), extra);
-    let daemon = host.start();
-    daemon.logged("\"message\":\"ready\"").await;
-    (host, engine, daemon)
-}
-
-async fn delivered(host: &Host, rel: &str, content: &str) {
-    let hash = sha256(content);
-    wait_for(&format!("the result of {rel}"), || host.result(rel).is_some_and(|result| result["sha256"] == *hash))
-        .await;
-}
+use crate::harness::{Host, files_beneath, running, sha256, wait_for};
 
 fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap()
@@ -41,13 +25,13 @@ async fn the_text_stands_there_once_the_result_does_and_follows_a_new_one() {
     let (host, _engine, daemon) = running(TEXT).await;
     let input = host.write("in/sub/a.txt", "one");
     std::fs::set_permissions(&input, std::fs::Permissions::from_mode(0o640)).unwrap();
-    delivered(&host, "sub/a.txt", "one").await;
+    host.has_result_of("sub/a.txt", "one").await;
     assert_text_of(&host, "sub/a.txt", "sub/a.txt.result.txt");
     let mode = |name: &str| host.inbox().join(name).metadata().unwrap().permissions().mode();
     assert_eq!(mode("sub/a.txt.result.txt"), mode("sub/a.txt.result.json"));
 
     host.write("in/sub/a.txt", "two words");
-    delivered(&host, "sub/a.txt", "two words").await;
+    host.has_result_of("sub/a.txt", "two words").await;
     assert_text_of(&host, "sub/a.txt", "sub/a.txt.result.txt");
     assert_eq!(files_beneath(&host.inbox()), ["sub/a.txt", "sub/a.txt.result.json", "sub/a.txt.result.txt"]);
 
@@ -56,7 +40,7 @@ async fn the_text_stands_there_once_the_result_does_and_follows_a_new_one() {
     host.edit_config("text = true", "text = false");
     let daemon = host.start();
     host.write("in/sub/a.txt", "three more words");
-    delivered(&host, "sub/a.txt", "three more words").await;
+    host.has_result_of("sub/a.txt", "three more words").await;
     wait_for("the old text to go", || !host.inbox().join("sub/a.txt.result.txt").exists()).await;
     assert!(host.result("sub/a.txt").unwrap().get("text_sha256").is_none());
     daemon.stop().await;
@@ -67,11 +51,11 @@ async fn a_text_of_others_is_never_overwritten_and_an_edited_one_is_theirs() {
     let (host, engine, daemon) = running(TEXT).await;
     host.write("in/a.txt.result.txt", "mine");
     host.write("in/a.txt", "one");
-    delivered(&host, "a.txt", "one").await;
+    host.has_result_of("a.txt", "one").await;
     assert_text_of(&host, "a.txt", "a.txt~2.result.txt");
     host.write("in/a.txt~2.result.txt", "edited");
     host.write("in/a.txt", "two");
-    delivered(&host, "a.txt", "two").await;
+    host.has_result_of("a.txt", "two").await;
     assert_text_of(&host, "a.txt", "a.txt~3.result.txt");
     assert_eq!(read(host.inbox().join("a.txt.result.txt")), "mine");
     assert_eq!(read(host.inbox().join("a.txt~2.result.txt")), "edited");
