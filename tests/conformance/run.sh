@@ -11,14 +11,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 venv=$target/conformance-venv
 
-if [ -z "${ROCKETRIDE_INGEST_BIN:-}" ]; then
-    ROCKETRIDE_INGEST_BIN=$(ls -t "$target/release/rocketride-ingest" "$target/debug/rocketride-ingest" 2>/dev/null | head -n 1)
-fi
-if [ ! -x "${ROCKETRIDE_INGEST_BIN:-}" ]; then
-    echo "no program to test: build it or set ROCKETRIDE_INGEST_BIN" >&2
-    exit 1
-fi
-export ROCKETRIDE_INGEST_BIN
+. "$root/tests/program.sh"
 
 if ! command -v curl >/dev/null; then
     sudo=
