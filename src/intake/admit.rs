@@ -15,7 +15,7 @@ use crate::crash;
 use crate::folder::Folder;
 use crate::fs::{Look, Root, Seen, base_name};
 use crate::identity::Identity;
-use crate::job::{ContentHash, Event, FileKey, Generation, Millis};
+use crate::job::{ContentHash, Event, FileKey, Generation, JobState, Millis};
 use crate::journal::Journal;
 use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
@@ -112,12 +112,24 @@ impl<'a> Desk<'a> {
                 },
             },
             Look::Directory => Inspection::Directory,
-            Look::Absent if job.is_some_and(|job| job.minds_absence() && self.folder.can_tell(&job)) => {
-                Inspection::Gone
-            }
-            Look::Absent | Look::Special => Inspection::Nothing,
+            Look::Absent => match job.filter(|job| job.minds_absence() && self.folder.can_tell(job)) {
+                Some(job) if job.state == JobState::Failed && !self.is_gone(rel) => {
+                    Inspection::Unknown(io::Error::new(io::ErrorKind::WouldBlock, "it is on its way to another folder"))
+                }
+                Some(_) => Inspection::Gone,
+                None => Inspection::Nothing,
+            },
+            Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
+    }
+
+    /// Whether a dead letter that was not at its place is gone from it. While it is moved it has another name for a moment,
+    /// and if the move cannot be made it comes back: as a file that is new, if it had been told gone.
+    fn is_gone(&self, rel: &Path) -> bool {
+        let hidden = sidecar::hidden_name(self.identity.object_id(&self.folder.watch.name, rel));
+        // By its own name last: between the two looks it may have come back.
+        [&rel.with_file_name(hidden), rel].iter().all(|path| matches!(self.root.look(path), Look::Absent))
     }
 
     /// Whether the watch's marker, if it has one, says that this generation is whole.

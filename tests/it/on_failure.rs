@@ -187,6 +187,24 @@ async fn kills_while_dead_letters_are_moved_lose_none_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_on_its_way_is_not_told_gone_and_not_new_when_it_comes_back() {
+    let (host, engine, daemon) = running("on_failure = \"keep\"").await;
+    let path = host.write("in/bad.txt", "x");
+    daemon.logged("given up; see its error file").await;
+    let refused = engine.opens().len();
+    let hidden = format!(".rri-{}", host.error("bad.txt").unwrap()["object_id"].as_str().unwrap());
+    std::fs::rename(&path, path.with_file_name(&hidden)).unwrap();
+    // Intake looked at it, and did not find it.
+    daemon.logged("cannot be looked at now").await;
+    std::fs::rename(path.with_file_name(&hidden), &path).unwrap();
+    host.write("in/later.txt", "y");
+    wait_for("the result", || host.result("later.txt").is_some()).await;
+    daemon.stop().await;
+    assert_eq!(engine.opens().len(), refused + 1);
+    assert_eq!(host.journaled("in", "failed").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_cannot_be_used_is_tried_again_and_costs_no_further_upload() {
     let (host, engine) = (Host::new(), engine().await);
     host.configure(&engine.uri(), "on_failure = { move = \"failed/x\" }\ninclude = [\"bad*\"]");
@@ -201,7 +219,8 @@ async fn a_target_that_cannot_be_used_is_tried_again_and_costs_no_further_upload
     // Longer than it settles.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(engine.faults().hits(refused), 1, "what stands there again is what was given up");
-    assert!(path.exists());
+    // It has its hidden name for the moment of a try.
+    wait_for("its own name", || path.exists()).await;
     std::fs::remove_file(obstacle).unwrap();
     let expected = ["failed/x/bad.txt", "failed/x/bad.txt.error.json"];
     wait_for("the move", || files_beneath(&host.inbox()) == expected).await;
