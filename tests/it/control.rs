@@ -267,9 +267,11 @@ async fn machines_learn_whether_it_lives_and_whether_it_can_work() {
     wait_for("readiness", || get("/readyz").starts_with("HTTP/1.1 200 ")).await;
     let files = host.drop_files("f", 2);
     host.all_have_results(&files).await;
+    // A result stands there a moment before it is counted.
+    let delivered = "rocketride_ingest_files_total{outcome=\"delivered\",watch=\"in\"} 2\n";
+    wait_for("the count", || get("/metrics").contains(delivered)).await;
     let metrics = get("/metrics");
     for line in [
-        "rocketride_ingest_files_total{outcome=\"delivered\",watch=\"in\"} 2",
         "rocketride_ingest_jobs{state=\"failed\",watch=\"in\"} 0",
         "rocketride_ingest_pipeline_up{pipeline=\"test\"} 1",
         "rocketride_ingest_watch_up{watch=\"in\"} 1",
