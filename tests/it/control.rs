@@ -50,7 +50,7 @@ async fn status_says_whether_it_is_well_and_what_is_not() {
     assert_eq!(status["watches"][0]["jobs"]["done"], 2);
     assert_eq!(status["pipelines"][0]["up"], true);
     let (_, text, _) = host.output(&["status"]);
-    assert!(text.contains("needs a look") && text.contains("1 were given up"), "{text}");
+    assert!(text.contains("needs a look") && text.contains("1 given up"), "{text}");
     daemon.stop().await;
     let (code, _, err) = host.output(&["status"]);
     assert!(code == 75 && err.contains("no daemon answers"), "{code} {err}");
