@@ -66,6 +66,11 @@ impl Dir {
         Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())?, kind: self.kind })
     }
 
+    /// Whether another filesystem is mounted at it.
+    pub fn is_mount(&self) -> io::Result<bool> {
+        Ok(self.device()? != self.above()?.device()?)
+    }
+
     /// The names in it, without `.` and `..`, in the order the filesystem gives them.
     pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
         let listing = rustix::fs::Dir::read_from(&self.fd)?;

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::assess::{Assessment, assess};
 use super::marked::{Marked, marked};
@@ -157,12 +158,15 @@ impl<'a> Desk<'a> {
             Assessment::Busy => return Ok(Decision::Busy),
             Assessment::Unseen | Assessment::New | Assessment::MaybeSame | Assessment::DeadLetter => {}
         }
-        let dir = self.root.parent(rel)?;
+        let dir = Arc::new(self.root.parent(rel)?);
         let name = base_name(rel);
         if assessment == Assessment::DeadLetter {
             // What cannot be looked for counts as there: a dead letter is not retried by accident.
-            let place = sidecar::find(&dir, name, Kind::Error, self.identity);
-            let still_there = !matches!(place, Ok(Place::Free(_)));
+            let place = sidecar::find_of(self.root, rel, Some(&dir), Kind::Error, self.identity);
+            let recorded = job.as_ref().and_then(|job| job.sidecar.as_deref());
+            // So does one that was put elsewhere, under an earlier configuration.
+            let elsewhere = recorded.is_some_and(|recorded| !sidecar::is_in_place(self.root, rel, recorded));
+            let still_there = elsewhere || !matches!(place, Ok(Place::Free(_)));
             // Both go elsewhere together, the input first.
             if !still_there && dir.file(name)?.is_none_or(|seen| seen.generation != settled) {
                 return Ok(Decision::Later(None));
@@ -210,7 +214,7 @@ impl<'a> Desk<'a> {
                 let stayed = job.as_ref().is_some_and(|job| {
                     (job.generation.ino, job.generation.mtime_ns) == (settled.ino, settled.mtime_ns)
                 });
-                let has_result = || match sidecar::find(&dir, name, Kind::Result, self.identity) {
+                let has_result = || match sidecar::find_of(self.root, rel, Some(&dir), Kind::Result, self.identity) {
                     Ok(Place::Ours(ours)) => ours.sha256 == Some(hash),
                     Ok(Place::Free(_)) => false,
                     // What cannot be looked for counts as there: nothing is paid for twice by accident.
@@ -221,9 +225,11 @@ impl<'a> Desk<'a> {
                 }
             }
             Assessment::Unseen => {
-                let place = sidecar::find(&dir, name, Kind::Result, self.identity);
+                // While their folder is out of reach, whether there is a result is unknown.
+                let results = self.root.results(rel, Some(&dir))?;
+                let place = results.as_ref().map(|results| sidecar::find(results, name, Kind::Result, self.identity));
                 // A folder in which results cannot be looked for is delivery's to report.
-                let adoption = place.map_or(Adoption::No, |place| {
+                let adoption = place.and_then(Result::ok).map_or(Adoption::No, |place| {
                     let may_go = self.folder.watch.on_success != OnSuccess::Keep;
                     if may_go && !was_there(&place, &settled) {
                         Adoption::No
@@ -242,14 +248,14 @@ impl<'a> Desk<'a> {
                     }
                     Adoption::No => None,
                 };
-                if let Some((sha256, sidecar)) = adopted {
+                if let (Some((sha256, sidecar)), Some(results)) = (adopted, results) {
                     // It may have been written right before a crash.
-                    dir.sync()?;
+                    results.sync()?;
                     crash::point("intake.adopting");
                     return Ok(Decision::Record(Event::Adopt {
                         generation: settled,
                         sha256,
-                        sidecar: sidecar.to_string_lossy().into_owned(),
+                        sidecar: sidecar::recorded(self.root, rel, &sidecar),
                         post_action: self.folder.watch.on_success != OnSuccess::Keep,
                         at: now,
                     }));

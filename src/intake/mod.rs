@@ -39,7 +39,7 @@ use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
-use crate::folder::{Availability, Folder, Standing, Word};
+use crate::folder::{Availability, Folder, Standing, Word, open_root};
 use crate::fs::{Mounts, Root, RootId, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
@@ -84,6 +84,8 @@ pub struct Intake {
     never_said: bool,
     /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
     mounted: bool,
+    /// So it was at the folder that results go to.
+    results_mounted: bool,
     /// What was mounted beneath the root when it was open last.
     mounts: Option<(RootId, Mounts)>,
 }
@@ -148,6 +150,7 @@ impl Intake {
             unsure_said: false,
             never_said: false,
             mounted: false,
+            results_mounted: false,
             mounts: None,
         }
     }
@@ -175,25 +178,31 @@ impl Intake {
         let mut said = None;
         loop {
             let (folder, roots, was_mounted) = (self.folder.clone(), self.roots.clone(), self.mounted);
+            let results_were_mounted = self.results_mounted;
             let mounts = self.mounts.clone();
             let opened = blocking(move || {
                 let watch = &folder.watch;
-                let mut root = Root::open(&watch.path)?;
+                let mut root = open_root(watch)?;
                 if let Some((id, mounts)) = mounts
                     && id == root.id()
                 {
                     root = root.with_mounts(mounts);
                 }
                 let top = root.dir(Path::new(""))?;
-                let mounted = top.device()? != top.above()?.device()?;
+                let mounted = top.is_mount()?;
                 // The folder beneath a mount shows; one that was served before is no stranger.
                 if was_mounted && !mounted && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
+                let results_mounted = root.results_are_mounted()?;
+                if results_were_mounted && !results_mounted {
+                    let why = "the filesystem that was mounted at the results directory is gone: mount it, or restart the daemon";
+                    return Err(std::io::Error::other(why));
+                }
                 // A root that cannot be listed cannot be served either.
                 drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;
-                Ok::<_, std::io::Error>((Arc::new(root), mounted, in_use))
+                Ok::<_, std::io::Error>((Arc::new(root), mounted, results_mounted, in_use))
             });
             let mut opened = std::pin::pin!(opened);
             let outcome = if let Ok(outcome) = timeout(ROOT_TIMEOUT, &mut opened).await {
@@ -203,8 +212,9 @@ impl Intake {
                 opened.await
             };
             match outcome {
-                Ok((root, mounted, in_use)) => {
+                Ok((root, mounted, results_mounted, in_use)) => {
                     self.mounted = mounted;
+                    self.results_mounted = results_mounted;
                     self.mounts = Some((root.id(), root.mounts()));
                     if self.folder.opened(&root, unix_millis()) {
                         tracing::warn!(
