@@ -210,6 +210,14 @@ impl Claimed {
         after::finish(&self.folder, &self.root, rel, &delivered)
     }
 
+    /// Begins the result or error file of the input in this folder. Blocks.
+    pub(super) fn begin(&self, dir: &Arc<Dir>, seen: &Seen) -> io::Result<Temp> {
+        let (rel, uid) = (&self.job.path, self.tools.identity.uid);
+        let results = self.root.make_results(rel, Some(dir))?;
+        let input = Input { dir, name: base_name(rel), seen };
+        Temp::create(&self.folder, &results, self.object_id(), Some(input), uid)
+    }
+
     /// Places a result, or else spools it, for as long as it takes: what the pipeline did is not paid for twice.
     ///
     /// Fails only if the daemon stops, or the input is gone with its folder: then there is no place for a result.
@@ -222,14 +230,7 @@ impl Claimed {
             let placed = blocking(move || {
                 let (identity, rel, root) = (&claimed.tools.identity, &claimed.job.path, &claimed.root);
                 let place = || -> io::Result<_> {
-                    let temp = match temp {
-                        Some(temp) => temp,
-                        None => {
-                            let results = root.make_results(rel, Some(&dir))?;
-                            let input = Input { dir: &dir, name: base_name(rel), seen: &seen };
-                            Temp::create(&claimed.folder, &results, claimed.object_id(), Some(input), identity.uid)?
-                        }
-                    };
+                    let temp = temp.map_or_else(|| claimed.begin(&dir, &seen), Ok)?;
                     temp.place(&bytes, base_name(rel), Kind::Result, identity)
                 };
                 place().map_err(|error| {

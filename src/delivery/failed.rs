@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::blocking;
 use super::claimed::{Claimed, short, to_json};
 use super::delivered::POST_ACTION_PAUSES;
-use super::result::{Input, Temp};
 use super::verdict::{self, Blame, Fault};
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnFailure;
@@ -211,10 +210,7 @@ impl Claimed {
                 let (rel, identity) = (&claimed.job.path, &claimed.tools.identity);
                 let (dir, name) = (Arc::new(claimed.root.parent(rel)?), base_name(rel));
                 let seen = dir.file(name)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-                let input = Input { dir: &dir, name, seen: &seen };
-                let results = claimed.root.make_results(rel, Some(&dir))?;
-                let temp = Temp::create(&claimed.folder, &results, claimed.object_id(), Some(input), identity.uid)?;
-                temp.place(&content, name, Kind::Error, identity)
+                claimed.begin(&dir, &seen)?.place(&content, name, Kind::Error, identity)
             };
             claimed.root.verify_results().map_err(|error| Fault::Host(error.to_string()))?;
             match write() {

@@ -14,9 +14,9 @@ use super::marked::{Marked, marked};
 use crate::config::OnSuccess;
 use crate::crash;
 use crate::folder::Folder;
-use crate::fs::{Look, Root, Seen, base_name};
+use crate::fs::{Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
-use crate::job::{ContentHash, Event, FileKey, Generation, JobState, Millis};
+use crate::job::{ContentHash, Event, FileKey, Generation, Job, JobState, Millis};
 use crate::journal::Journal;
 use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
@@ -161,23 +161,7 @@ impl<'a> Desk<'a> {
         let dir = Arc::new(self.root.parent(rel)?);
         let name = base_name(rel);
         if assessment == Assessment::DeadLetter {
-            // What cannot be looked for counts as there: a dead letter is not retried by accident.
-            let place = sidecar::find_of(self.root, rel, Some(&dir), Kind::Error, self.identity);
-            let recorded = job.as_ref().and_then(|job| job.sidecar.as_deref());
-            // So does one that was put elsewhere, under an earlier configuration.
-            let elsewhere = recorded.is_some_and(|recorded| !sidecar::is_in_place(self.root, rel, recorded));
-            let still_there = elsewhere || !matches!(place, Ok(Place::Free(_)));
-            // Both go elsewhere together, the input first.
-            if !still_there && dir.file(name)?.is_none_or(|seen| seen.generation != settled) {
-                return Ok(Decision::Later(None));
-            }
-            let is_known = job.is_some_and(|job| job.generation == settled);
-            return Ok(match (still_there, is_known) {
-                (true, true) => Decision::Nothing,
-                (true, false) => Decision::Record(Event::SameContent { generation: settled }),
-                (false, true) => Decision::Record(Event::Requeue { at: now }),
-                (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
-            });
+            return self.retried(rel, &dir, job.as_ref(), settled, now);
         }
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
         let (file, seen) = match dir.open_file(name) {
@@ -264,6 +248,34 @@ impl<'a> Desk<'a> {
             _ => {}
         }
         Ok(admit)
+    }
+
+    /// Whether a dead letter is tried again: its error file was removed.
+    fn retried(
+        &self,
+        rel: &Path,
+        dir: &Arc<Dir>,
+        job: Option<&Job>,
+        settled: Generation,
+        now: Millis,
+    ) -> io::Result<Decision> {
+        // What cannot be looked for counts as there: a dead letter is not retried by accident.
+        let place = sidecar::find_of(self.root, rel, Some(dir), Kind::Error, self.identity);
+        let recorded = job.and_then(|job| job.sidecar.as_deref());
+        // So does one that was put elsewhere, under an earlier configuration.
+        let elsewhere = recorded.is_some_and(|recorded| !sidecar::is_in_place(self.root, rel, recorded));
+        let still_there = elsewhere || !matches!(place, Ok(Place::Free(_)));
+        // Both go elsewhere together, the input first.
+        if !still_there && dir.file(base_name(rel))?.is_none_or(|seen| seen.generation != settled) {
+            return Ok(Decision::Later(None));
+        }
+        let is_known = job.is_some_and(|job| job.generation == settled);
+        Ok(match (still_there, is_known) {
+            (true, true) => Decision::Nothing,
+            (true, false) => Decision::Record(Event::SameContent { generation: settled }),
+            (false, true) => Decision::Record(Event::Requeue { at: now }),
+            (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
+        })
     }
 }
 

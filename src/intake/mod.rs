@@ -82,12 +82,19 @@ pub struct Intake {
     unsure_said: bool,
     /// A file was found whose marker can never stand there, and it was said so.
     never_said: bool,
-    /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
-    mounted: bool,
-    /// So it was at the folder that results go to.
-    results_mounted: bool,
+    /// What was mounted when the root was open last.
+    mounted: Mounted,
     /// What was mounted beneath the root when it was open last.
     mounts: Option<(RootId, Mounts)>,
+}
+
+/// Where filesystems of their own were mounted: without them, what stands there are other folders.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mounted {
+    /// At the root.
+    root: bool,
+    /// At the folder that results go to.
+    results: bool,
 }
 
 /// How new files of a root are noticed.
@@ -149,8 +156,7 @@ impl Intake {
             started: Instant::now(),
             unsure_said: false,
             never_said: false,
-            mounted: false,
-            results_mounted: false,
+            mounted: Mounted::default(),
             mounts: None,
         }
     }
@@ -178,7 +184,6 @@ impl Intake {
         let mut said = None;
         loop {
             let (folder, roots, was_mounted) = (self.folder.clone(), self.roots.clone(), self.mounted);
-            let results_were_mounted = self.results_mounted;
             let mounts = self.mounts.clone();
             let opened = blocking(move || {
                 let watch = &folder.watch;
@@ -189,20 +194,19 @@ impl Intake {
                     root = root.with_mounts(mounts);
                 }
                 let top = root.dir(Path::new(""))?;
-                let mounted = top.is_mount()?;
+                let mounted = Mounted { root: top.is_mount()?, results: root.results_are_mounted()? };
                 // The folder beneath a mount shows; one that was served before is no stranger.
-                if was_mounted && !mounted && !folder.knows(&root) {
+                if was_mounted.root && !mounted.root && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
-                let results_mounted = root.results_are_mounted()?;
-                if results_were_mounted && !results_mounted {
+                if was_mounted.results && !mounted.results {
                     let why = "the filesystem that was mounted at the results directory is gone: mount it, or restart the daemon";
                     return Err(std::io::Error::other(why));
                 }
                 // A root that cannot be listed cannot be served either.
                 drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;
-                Ok::<_, std::io::Error>((Arc::new(root), mounted, results_mounted, in_use))
+                Ok::<_, std::io::Error>((Arc::new(root), mounted, in_use))
             });
             let mut opened = std::pin::pin!(opened);
             let outcome = if let Ok(outcome) = timeout(ROOT_TIMEOUT, &mut opened).await {
@@ -212,9 +216,8 @@ impl Intake {
                 opened.await
             };
             match outcome {
-                Ok((root, mounted, results_mounted, in_use)) => {
+                Ok((root, mounted, in_use)) => {
                     self.mounted = mounted;
-                    self.results_mounted = results_mounted;
                     self.mounts = Some((root.id(), root.mounts()));
                     if self.folder.opened(&root, unix_millis()) {
                         tracing::warn!(
