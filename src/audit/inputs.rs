@@ -218,7 +218,7 @@ impl<'a> Inputs<'a> {
         }
         let results = root.results(rel, None)?;
         let is_taken = || results.as_ref().map_or(Ok(false), |dir| dir.exists(base_name(Path::new(sidecar))));
-        match sidecar::find_of(root, rel, None, kind, &self.run.audit.identity) {
+        match sidecar::find_in(results.as_deref(), base_name(rel), kind, &self.run.audit.identity) {
             Ok(Place::Ours(_)) if kind == Kind::Error => Ok(Standing::Fine { result: false }),
             Ok(Place::Ours(ours)) if ours.sha256 == job.sha256 => Ok(Standing::Fine { result: true }),
             Ok(Place::Ours(ours)) => Ok(Standing::Difference(format!(

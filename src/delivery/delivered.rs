@@ -194,9 +194,10 @@ impl Claimed {
 
     fn post_action(&self) -> io::Result<after::Outcome> {
         let (rel, identity) = (&self.job.path, &self.tools.identity);
-        let place = sidecar::find_of(&self.root, rel, None, Kind::Result, identity)?;
-        let text = match (&place, self.root.results(rel, None)?) {
-            (Place::Ours(ours), Some(results)) => ours.text(&results, base_name(rel), identity)?,
+        let results = self.root.results(rel, None)?;
+        let place = sidecar::find_in(results.as_deref(), base_name(rel), Kind::Result, identity)?;
+        let text = match (&place, &results) {
+            (Place::Ours(ours), Some(results)) => ours.text(results, base_name(rel), identity)?,
             _ => None,
         };
         let delivered = Delivered {

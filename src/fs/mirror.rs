@@ -62,6 +62,17 @@ impl Root {
         self.mirror.as_ref().map_or(Ok(false), |mirror| mirror.top.dir(Path::new(""))?.is_mount())
     }
 
+    /// Fails if nothing may be put into that tree, as far as its permissions tell.
+    pub fn results_may_be_made(&self) -> io::Result<()> {
+        let Some(mirror) = &self.mirror else { return Ok(()) };
+        // Where the folder for this root was made by an operator, the top need not be ours to write.
+        let dir = self.results_folder(Path::new(""))?.map_or_else(|| mirror.top.dir(Path::new("")), Ok)?;
+        dir.may_be_written().map_err(|error| {
+            let why = format!("nothing can be put into the results directory {}: {error}", Shown(mirror.top.path()));
+            io::Error::new(error.kind(), why)
+        })
+    }
+
     /// Where the results of a file beneath it are put, unless that is beside the file.
     pub fn results_path(&self, rel: &Path) -> Option<PathBuf> {
         self.mirror.as_ref().map(|mirror| mirror.top.path().join(mirror.of(above(rel))))

@@ -203,6 +203,7 @@ impl Intake {
                     let why = "the filesystem that was mounted at the results directory is gone: mount it, or restart the daemon";
                     return Err(std::io::Error::other(why));
                 }
+                root.results_may_be_made()?;
                 // A root that cannot be listed cannot be served either.
                 drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;

@@ -1,4 +1,4 @@
-//! The files beside an input: names, content and recognition of result and error files.
+//! The files about an input, beside it or in a tree for them (see [`crate::fs`]): names, content and recognition of result and error files.
 //!
 //! Both sides need it: intake, to adopt a result instead of sending a file again and never to ingest our own
 //! outputs; delivery, to write them. Writing durably is delivery's; here is what they are called and what they say.
@@ -138,11 +138,12 @@ pub fn find_of(
     kind: Kind,
     identity: &Identity,
 ) -> io::Result<Place> {
-    let input = base_name(rel);
-    match root.results(rel, beside)? {
-        Some(dir) => find(&dir, input, kind, identity),
-        None => Ok(Place::Free(name_of(input, kind, 1))),
-    }
+    find_in(root.results(rel, beside)?.as_deref(), base_name(rel), kind, identity)
+}
+
+/// As [`find`], in a folder that need not have been made yet.
+pub fn find_in(dir: Option<&Dir>, input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Place> {
+    dir.map_or_else(|| Ok(Place::Free(name_of(input, kind, 1))), |dir| find(dir, input, kind, identity))
 }
 
 /// How the place of a result or error file is written down: by its name beside its input, else by its whole path.

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use crate::audit::{audit, found};
 use crate::harness::{
-    Daemon, Host, assert_repeats_replace, assert_sent_once, delivered_as, engine, files_beneath, read_json, sha256,
-    sibling, wait_for,
+    Daemon, Host, assert_repeats_replace, assert_sent_once, delivered_as, engine, files_beneath, is_root, read_json,
+    sha256, sibling, wait_for,
 };
 use crate::mount::Mount;
 
@@ -216,6 +216,52 @@ async fn the_folder_beneath_a_disk_that_went_away_is_not_taken_for_it() {
     has_result_of(&host, "b.txt", "b").await;
     daemon.stop().await;
     assert_sent_once(&engine, &["a.txt".into(), "b.txt".into()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_cannot_be_written_holds_the_watch_until_it_can() {
+    let (host, engine) = host("").await;
+    host.write("in/a.txt", "a");
+    if is_root() {
+        host.give_away();
+    }
+    let unprivileged = |args: &[&str]| {
+        let command = host.command(args);
+        if is_root() { Host::unprivileged(&command) } else { command }
+    };
+    let mode = |mode| fs::set_permissions(host.path("out"), fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    let checked = unprivileged(&["check", "--offline"]).output().unwrap();
+    assert!(!checked.status.success());
+    assert!(String::from_utf8_lossy(&checked.stdout).contains("cannot write to it"), "{checked:?}");
+    let daemon = host.spawn(unprivileged(&["run"]));
+    daemon.logged("nothing can be put into the results directory").await;
+    assert_eq!(engine.opens().len(), 0);
+    mode(0o755);
+    has_result_of(&host, "a.txt", "a").await;
+    daemon.stop().await;
+    assert_sent_once(&engine, &["a.txt".into()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_of_results_that_was_made_read_only_holds_the_watch() {
+    let (host, engine) = host("").await;
+    let Some(disk) = Mount::tmpfs(host.path("out"), "size=1m") else { return };
+    let daemon = host.start();
+    host.write("in/sub/a.txt", "a");
+    has_result_of(&host, "sub/a.txt", "a").await;
+    disk.remount("ro");
+    host.write("in/sub/b.txt", "b");
+    host.write("in/new/c.txt", "c");
+    daemon.logged("this host cannot serve the watch; it is held, and no file is charged").await;
+    disk.remount("rw");
+    has_result_of(&host, "sub/b.txt", "b").await;
+    has_result_of(&host, "new/c.txt", "c").await;
+    daemon.stop().await;
+    assert_sent_once(&engine, &["a.txt", "b.txt", "c.txt"].map(str::to_owned));
+    for name in ["sub/b.txt", "new/c.txt"] {
+        assert_eq!(result(&host, name).unwrap()["attempts"], 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,7 +56,7 @@ pub(super) fn check(watch: &Watch, roots: &Arc<Roots>, report: &mut Report) -> O
         move_target(&root, target, report);
     }
     if let Some(directory) = &watch.results.directory {
-        results(directory, report);
+        results(directory, &watch.name, report);
     }
     let event_folders = if backend == Backend::Events { found.folders } else { 0 };
     Some(Served { _in_use: in_use, event_folders })
@@ -225,7 +225,7 @@ fn move_target(root: &Root, target: &Path, report: &mut Report) {
 }
 
 /// The folder for the results is the operator's to make: one that is missing may be a disk that is not mounted.
-fn results(directory: &Path, report: &mut Report) {
+fn results(directory: &Path, watch: &str, report: &mut Report) {
     let shown = Shown(directory);
     let opened = Dir::open(directory).and_then(|dir| dir.entries().map(|_| dir));
     let mounted = match opened.and_then(|dir| dir.is_mount()) {
@@ -240,7 +240,9 @@ fn results(directory: &Path, report: &mut Report) {
             return report.error(format_args!("results directory {shown} cannot be opened: {error}{}", advice(&error)));
         }
     };
-    match may(directory, change_names()) {
+    // The folder for this watch may have been made by an operator; then the one above need not be ours to write.
+    let own = directory.join(watch);
+    match may(if own.is_dir() { &own } else { directory }, change_names()) {
         Ok(()) if mounted => report.warning(format_args!(
             "results directory {shown} is where a filesystem is mounted; when it is not, results would go beneath it: \
              make a folder on it, and name that"
