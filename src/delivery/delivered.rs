@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -194,18 +195,22 @@ impl Claimed {
 
     fn post_action(&self) -> io::Result<after::Outcome> {
         let (rel, identity) = (&self.job.path, &self.tools.identity);
-        let results = self.root.results(rel, None)?;
-        let place = sidecar::find_in(results.as_deref(), base_name(rel), Kind::Result, identity)?;
-        let text = match (&place, &results) {
-            (Place::Ours(ours), Some(results)) => ours.text(results, base_name(rel), identity)?,
-            _ => None,
+        let (result, text) = if self.root.results_are_apart() {
+            // It stays there; the journal has said that it is durable, and the disk that it is on may be elsewhere by now.
+            (base_name(Path::new(self.job.sidecar.as_deref().unwrap_or_default())).to_owned(), None)
+        } else {
+            let dir = self.root.parent(rel)?;
+            match sidecar::find(&dir, base_name(rel), Kind::Result, identity)? {
+                Place::Ours(ours) => (ours.name.clone(), ours.text(&dir, base_name(rel), identity)?),
+                Place::Free(name) => (name, None),
+            }
         };
         let delivered = Delivered {
             kind: Kind::Result,
             generation: self.job.generation,
             sha256: self.job.sha256,
             object_id: self.object_id(),
-            result: place.name().to_owned(),
+            result,
             text,
         };
         after::finish(&self.folder, &self.root, rel, &delivered)

@@ -137,7 +137,11 @@ impl Claimed {
             }
         };
         // Results that are put elsewhere have a place also when the folder of their input is gone.
-        let dir = self.root.parent(rel).map(Arc::new).ok();
+        let dir = match self.root.parent(rel) {
+            Ok(dir) => Some(Arc::new(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return refused(error),
+        };
         let results = match self.root.make_results(rel, dir.as_ref()) {
             Ok(results) => results,
             Err(error) => return refused(error),

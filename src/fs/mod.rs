@@ -139,10 +139,15 @@ impl Root {
     /// Fails if another directory, or none, stands at the path now: it was renamed, replaced or unmounted. So, too, if that
     /// happened to the tree that its results go to.
     pub fn verify(&self) -> io::Result<()> {
+        self.verify_itself()?;
+        self.verify_results()
+    }
+
+    fn verify_itself(&self) -> io::Result<()> {
         let now = rustix::fs::stat(&self.path)?;
         // The numbers are not used again while the folder is held open.
         if (now.st_dev, now.st_ino) == (self.id.dev, self.id.ino) {
-            self.verify_results()
+            Ok(())
         } else {
             Err(io::Error::other("another directory stands at this path now (replaced, mounted over or unmounted)"))
         }
@@ -202,7 +207,7 @@ impl Root {
 
     /// ENOENT means absent only if everything above is as it was.
     fn absence(&self, rel: &Path) -> Look {
-        if let Err(error) = self.verify() {
+        if let Err(error) = self.verify_itself() {
             return Look::Unknown(error);
         }
         let mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
