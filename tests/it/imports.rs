@@ -81,6 +81,7 @@ const RULES: &[(&str, &[&str])] = &[
             "service",
             "signals",
             "show",
+            "telemetry",
         ],
     ),
     (
