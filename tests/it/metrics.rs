@@ -33,6 +33,13 @@ async fn waits_and_walks_are_counted() {
     );
     let daemon = host.start();
     wait_for("the first walk", || value(&host, "rescans_total{reason=\"start\",watch=\"in\"}") == Some(1.0)).await;
+    for series in [
+        "rescans_total{reason=\"operator\",watch=\"in\"}",
+        "retries_total{kind=\"file\",pipeline=\"test\"}",
+        "retries_total{kind=\"failing\",pipeline=\"test\"}",
+    ] {
+        assert_eq!(value(&host, series), Some(0.0), "there before it happens: {series}");
+    }
     let names = host.drop_files("f", 4);
     host.write("in/large.bin", vec![7; 40 * 1024]);
     host.all_have_results(&names).await;
