@@ -22,6 +22,7 @@ use tokio::task::JoinError;
 
 use self::parts::{Parts, ReloadError};
 use self::tasks::{Tasks, panicked};
+use crate::admin::hints::Hints;
 use crate::admin::history::History;
 use crate::admin::wire::Reloaded;
 use crate::admin::{self, Desk};
@@ -167,6 +168,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
         reloads,
         reloaded: reloaded.clone(),
         spool: audited_spool,
+        hints: Hints::default(),
         auditing: Arc::default(),
         stopping: stopped,
     });

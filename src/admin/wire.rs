@@ -193,6 +193,9 @@ pub struct Job {
     pub last_error: Option<String>,
     /// The name of its result or error file.
     pub sidecar: Option<String>,
+    /// What its dropper can do, of a dead letter whose error file could be read; `list` asks with `state=failed` for it.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 /// A page of a list.

@@ -20,7 +20,7 @@ use super::api::Failure;
 use super::place::locate;
 use super::wire::WirePath;
 use super::wire::explain::{Choice, Explanation, Place, Record, Settling};
-use super::{Desk, list, status};
+use super::{Desk, list, status, wire};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::folder::{Folder, Standing};
@@ -183,7 +183,7 @@ fn told(
             Writers::Unknown(why) => (*why).to_owned(),
         }),
         job: job.map(|job| Record {
-            job: list::row(&watch.name, FileKey::new(watch.id, rel), job),
+            job: wire::Job { hint: found.hint.clone(), ..list::row(&watch.name, FileKey::new(watch.id, rel), job) },
             first_attempt_at: job.first_attempt_at,
             max_attempts: running.config.retry.attempts,
             changes: job.changes,
