@@ -8,6 +8,7 @@ use crate::board::Flight;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
 use crate::job::STATE_NAMES;
+use crate::journal::backups;
 use crate::pauses::{Paused, Subject};
 use crate::show::{Shown, escaped};
 
@@ -107,6 +108,7 @@ fn state(desk: &Desk, running: &Running) -> State {
         free_bytes: free.ok(),
         min_free_bytes: state.min_free,
         journal_bytes: desk.journal.size_on_disk().ok(),
+        journal_backups: backups(&state.directory).iter().map(|backup| Shown(backup).to_string()).collect(),
     }
 }
 

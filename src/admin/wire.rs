@@ -166,6 +166,9 @@ pub struct State {
     pub min_free_bytes: u64,
     /// Bytes of the journal on disk.
     pub journal_bytes: Option<u64>,
+    /// Copies of the journal as earlier versions left it; the operator removes them.
+    #[serde(default)]
+    pub journal_backups: Vec<String>,
 }
 
 /// One job of a list.

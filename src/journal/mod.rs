@@ -44,6 +44,7 @@
 //! and `journal.sequence` follows it: written after each durable batch without being made durable itself, it may lag, but
 //! never leads. A journal older than it is damaged. Whoever restores a backup restores the whole state directory.
 
+mod backup;
 mod check;
 mod commit;
 mod error;
@@ -69,6 +70,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::job::{Counters, Event, FileKey, Generation, Job, Millis, Refused, WatchId};
+pub use backup::backups;
 use commit::{Denied, GROUP_LIMIT, Item, Message, Outcomes, QUEUE_LIMIT, Work, Writer};
 pub use error::{ApplyError, Failure};
 use open::Ways;

@@ -238,7 +238,7 @@ async fn what_a_dropper_can_do_is_told_to_operators_too() {
             serde_json::from_str::<serde_json::Value>(&out).ok()
         };
         wait_for("it to be given up", || letter().is_some()).await;
-        wait_for("its place", || !extra.is_empty() != bad.exists()).await;
+        wait_for("its place", || extra.is_empty() == bad.exists()).await;
         let hint = letter().unwrap()["hint"].as_str().unwrap().to_owned();
         assert!(hint.starts_with("The pipeline could not process this file") && hint.contains(words), "{hint}");
         let (_, out, _) = host.output(&["list", "--state", "failed"]);

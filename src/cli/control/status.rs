@@ -68,6 +68,9 @@ fn show(status: &Status, paint: Paint) {
     let free = state.free_bytes.map_or_else(|| "unknown".to_owned(), paint::size);
     let journal = state.journal_bytes.map_or_else(|| "unknown".to_owned(), paint::size);
     say(paint.dim(&format!("state {}: journal {journal}, free {free}", state.directory)));
+    for backup in &state.journal_backups {
+        say(paint.dim(&format!("{backup}: the journal as an earlier version left it; remove it when it is not needed")));
+    }
 }
 
 fn row(watch: &Watch, width: usize, paint: Paint) -> String {
