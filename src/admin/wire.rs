@@ -55,6 +55,10 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// Each pipeline.
     pub pipelines: Vec<Pipeline>,
+    /// What is paused and not in the configuration: `watch:NAME` or `pipeline:NAME`, and since when. It is paused again when
+    /// it returns.
+    #[serde(default)]
+    pub paused_elsewhere: BTreeMap<String, Millis>,
     /// What is on its way, oldest first.
     pub transfers: Vec<Transfer>,
     /// The state directory.

@@ -351,6 +351,7 @@ impl Parts {
         if let Some((intake, _)) = self.intakes.remove(&watch.name) {
             intake.abort();
         }
+        folder.retire();
         let (journal, id) = (self.journal.clone(), watch.id);
         let (end, over) = oneshot::channel();
         let task = self.tasks.spawn(format!("parting from watch {:?}", watch.name), async move {
@@ -369,7 +370,11 @@ impl Parts {
     }
 }
 
-/// Resolves when every root has been opened or found unavailable.
+/// Resolves when every root has been opened or found unavailable: then the daemon is ready.
+///
+/// The kernel's watches are placed after that, by the first walk, which may take minutes in a large folder. Nothing depends
+/// on their being there: a folder is watched before it is listed, so what came before the watch is found by the walk, and
+/// what comes after it by an event. To wait for them would only delay the units that start after this one.
 pub(super) async fn all_looked_at(running: Arc<Running>) {
     for folder in &running.folders {
         // The sender lives in the folder itself.

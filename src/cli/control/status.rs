@@ -63,6 +63,14 @@ fn show(status: &Status, paint: Paint) {
         say(pipeline_row(pipeline, width, paint));
     }
 
+    if !status.paused_elsewhere.is_empty() {
+        say("");
+    }
+    for (name, since) in &status.paused_elsewhere {
+        let words = format!("{name} is not in the configuration and paused since {}; `resume {name}`", time(*since));
+        say(paint.yellow(&words));
+    }
+
     say("");
     let state = &status.state;
     let free = state.free_bytes.map_or_else(|| "unknown".to_owned(), paint::size);
