@@ -1,9 +1,7 @@
 //! How large the journal gets: file after file comes, is delivered, goes and is forgotten.
 //!
-//! `cargo bench --bench journal_growth [-- FILES [KEPT]]` prints its size on disk along the way: flat once so many absent
-//! records are kept as the bound allows, or it grows for ever.
-
-#![allow(clippy::print_stdout, clippy::unwrap_used)]
+//! Prints its size on disk along the way: flat once so many absent records are kept as the bound allows, or it grows for
+//! ever.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -12,19 +10,25 @@ use std::time::Instant;
 use rocketride_ingest::job::{Event, FileKey, Generation, WatchId};
 use rocketride_ingest::journal::Journal;
 
+use crate::Verdict;
+use crate::common::number;
+
 const GROUP: usize = 512;
 const POINTS: usize = 20;
+/// By how much it may grow from half-way to the end.
+const GROWTH_PERCENT: u64 = 25;
 
-#[tokio::main]
-async fn main() {
-    let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
-    let files = numbers.first().copied().unwrap_or(1_000_000);
-    let kept = numbers.get(1).copied().unwrap_or(20_000);
-    let dir = tempfile::tempdir().unwrap();
+pub fn run(args: &[String]) -> Verdict {
+    tokio::runtime::Runtime::new().unwrap().block_on(grow(number(args, 0, 1_000_000), number(args, 1, 20_000)))
+}
+
+async fn grow(files: usize, kept: usize) -> Verdict {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let state = dir.path().to_owned();
     let (journal, _) = tokio::task::spawn_blocking(move || Journal::open(&state)).await.unwrap().unwrap();
     let watch = WatchId::of("inbox");
     let mut absent: VecDeque<FileKey> = VecDeque::new();
+    let mut sizes = Vec::new();
     let began = Instant::now();
     println!("{:>10} {:>10} {:>12} {:>10}", "files", "records", "bytes", "seconds");
     for first in (0..files).step_by(GROUP) {
@@ -50,9 +54,15 @@ async fn main() {
         let done = first + names.len();
         if done * POINTS / files != first * POINTS / files {
             let bytes = journal.size_on_disk().unwrap();
+            sizes.push(bytes);
             println!("{done:>10} {:>10} {bytes:>12} {:>10.1}", absent.len(), began.elapsed().as_secs_f64());
         }
     }
     assert!(journal.counters(watch).balanced());
     journal.close().await;
+    let (half, last) = (sizes.get(sizes.len() / 2).copied().unwrap_or(0), sizes.last().copied().unwrap_or(0));
+    if files > 4 * kept && last > half + half * GROWTH_PERCENT / 100 {
+        return Err(format!("half-way the journal had {half} bytes, and at the end {last}"));
+    }
+    Ok(())
 }

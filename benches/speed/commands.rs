@@ -1,22 +1,20 @@
-//! How soon the commands answer on a journal of 100,000 jobs: `cargo bench --bench commands`.
+//! How soon the commands answer on a journal of 100,000 jobs.
 //!
 //! The real daemon runs on a folder of as many real files, with a pipeline that cannot be reached, so that nothing moves
 //! on. Measured are the answer over the socket, and the command as an operator waits for it, its start included. Fails if a
 //! first page takes longer than [`BOUND`]; commands that go through every record are shown and not judged.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
-
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rocketride_ingest::clock::unix_millis;
 use rocketride_ingest::fs::{Look, Root};
 use rocketride_ingest::job::{Event, FileKey, Generation, WatchId};
 use rocketride_ingest::journal::Journal;
+
+use crate::Verdict;
+use crate::common::{Host, median, millis};
 
 /// Jobs in the journal.
 const JOBS: usize = 100_000;
@@ -26,25 +24,26 @@ const PER_FOLDER: usize = 500;
 const BOUND: Duration = Duration::from_millis(100);
 /// Measurements of each kind.
 const TIMES: usize = 21;
-/// How long the daemon may take to look through the folder at its start.
-const START: Duration = Duration::from_secs(120);
 
 /// One job in so many is in the rarest states.
 const RARE: usize = 1000;
 
-fn main() -> ExitCode {
-    let temp = tempfile::tempdir().unwrap();
-    let host = temp.path();
+pub fn run(_: &[String]) -> Verdict {
+    let host = &Host::new();
     let began = Instant::now();
     fill(host);
     println!("{JOBS} files and jobs were made in {:.1} s", began.elapsed().as_secs_f64());
-    configure(host);
-    let daemon = Daemon::start(host);
-    println!("the daemon had looked through them {:.1} s after its start", daemon.ready(host).as_secs_f64());
+    host.configure("http://127.0.0.1:9", "", "");
+    let daemon = host.start("debug");
+    println!(
+        "the daemon had looked through them {:.1} s after its start",
+        daemon.logged("scan complete").as_secs_f64()
+    );
     println!("\n{:46} {:>10} {:>10}", "median of each (ms)", "answer", "command");
-    let file = host.join(name(PER_FOLDER * 7 + 1));
+    let file = host.path(name(PER_FOLDER * 7 + 1));
     let file = file.to_str().unwrap();
-    let hidden = format!("{}/in/.hidden", host.display());
+    let hidden = host.path("in/.hidden");
+    let hidden = hidden.to_str().unwrap();
     let mut late = Vec::new();
     for (args, path, judged) in [
         (vec!["status", "--json"], "/api/status".to_owned(), true),
@@ -57,7 +56,7 @@ fn main() -> ExitCode {
         (vec!["list", "--limit", "100", "--state", "vanished"], "/api/jobs?limit=100&state=vanished".to_owned(), true),
         (vec!["list", "--limit", "100", "--state", "parked"], "/api/jobs?limit=100&state=parked".to_owned(), true),
         (vec!["explain", file], format!("/api/explain?path={file}"), true),
-        (vec!["explain", &hidden], format!("/api/explain?path={hidden}"), true),
+        (vec!["explain", hidden], format!("/api/explain?path={hidden}"), true),
         (vec!["retry", "--dry-run", file], String::new(), true),
         (vec!["forget", "--dry-run", file], String::new(), true),
         (vec!["pause", "in"], String::new(), true),
@@ -66,9 +65,9 @@ fn main() -> ExitCode {
         (vec![], "/readyz".to_owned(), true),
         (vec!["retry", "--failed", "--dry-run"], String::new(), false),
     ] {
-        let answer = (!path.is_empty()).then(|| median(|| drop(get(host, &path))));
-        let command = (!args.is_empty()).then(|| median(|| run(host, &args)));
-        let shown = if args.is_empty() { path } else { args.join(" ").replace(&host.display().to_string(), "") };
+        let answer = (!path.is_empty()).then(|| typical(|| drop(host.get(&path))));
+        let command = (!args.is_empty()).then(|| typical(|| once(host, &args)));
+        let shown = if args.is_empty() { path } else { args.join(" ").replace(host.path("").to_str().unwrap(), "/") };
         let [a, c] = [answer, command].map(|time| time.map_or("-".to_owned(), |time| format!("{:.1}", millis(time))));
         println!("{shown:46} {a:>10} {c:>10}");
         // Rows in a rare state stand far apart: the first page is soon there, the hundredth row is not.
@@ -77,10 +76,9 @@ fn main() -> ExitCode {
         }
     }
     if late.is_empty() {
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
-    println!("\nlater than {} ms: {}", BOUND.as_millis(), late.join("; "));
-    ExitCode::FAILURE
+    Err(format!("later than {} ms: {}", BOUND.as_millis(), late.join("; ")))
 }
 
 fn name(n: usize) -> PathBuf {
@@ -88,14 +86,14 @@ fn name(n: usize) -> PathBuf {
 }
 
 /// Makes the files, and a journal that knows them in every state.
-fn fill(host: &Path) {
-    let inbox = host.join("in");
+fn fill(host: &Host) {
+    let inbox = host.path("in");
     for folder in 0..JOBS / PER_FOLDER {
         fs::create_dir_all(inbox.join(format!("{folder:03}"))).unwrap();
     }
     let root = Root::open(&inbox).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (journal, _) = Journal::open(&host.join("state")).unwrap();
+    let (journal, _) = Journal::open(&host.path("state")).unwrap();
     runtime.block_on(async {
         journal.recover(&[(WatchId::of("in"), "in".to_owned())], unix_millis()).await.unwrap();
         let mut events = Vec::new();
@@ -106,7 +104,7 @@ fn fill(host: &Path) {
             let generation = if n % RARE == 3 {
                 Generation { ino: Some(1), size: 7, mtime_ns: 1, ctime_ns: Some(1) }
             } else {
-                fs::write(host.join(&name), "content").unwrap();
+                fs::write(host.path(&name), "content").unwrap();
                 let Look::File(seen) = root.look(rel) else { panic!("{} is not there", name.display()) };
                 seen.generation
             };
@@ -146,87 +144,19 @@ fn history(n: usize, generation: Generation) -> Vec<Event> {
     events
 }
 
-fn configure(host: &Path) {
-    let pipe = r#"{"pipeline": {"project_id": "test", "source": "webhook_1",
-        "components": [{"id": "webhook_1", "provider": "webhook", "config": {}}]}}"#;
-    fs::write(host.join("test.pipe"), pipe).unwrap();
-    let host = host.display();
-    let text = format!(
-        "[server]\nuri = \"http://127.0.0.1:9\"\n[state]\ndirectory = \"{host}/state\"\nmin_free = \"0\"\n\
-         [admin]\nsocket = \"{host}/admin.sock\"\n[log]\nformat = \"json\"\n[pipelines.test]\nfile = \"test.pipe\"\n\
-         [[watch]]\npath = \"{host}/in\"\npipeline = \"test\"\n"
-    );
-    fs::write(format!("{host}/config.toml"), text).unwrap();
+/// How long it usually takes.
+fn typical(mut what: impl FnMut()) -> Duration {
+    median((0..TIMES).map(|_| timed(&mut what)).collect())
 }
 
-fn command(host: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rocketride-ingest"));
-    command.arg("--config").arg(host.join("config.toml")).args(args).stdin(Stdio::null());
-    command
+fn timed(what: &mut impl FnMut()) -> Duration {
+    let began = Instant::now();
+    what();
+    began.elapsed()
 }
 
-struct Daemon {
-    child: Child,
-    began: Instant,
-}
-
-impl Daemon {
-    fn start(host: &Path) -> Self {
-        let log = fs::File::create(host.join("log")).unwrap();
-        let began = Instant::now();
-        let child = command(host, &["--log-level", "debug", "run"])
-            .env("ROCKETRIDE_APIKEY", "key")
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn();
-        Self { child: child.unwrap(), began }
-    }
-
-    /// Waits for the end of the first walk; how long it took.
-    fn ready(&self, host: &Path) -> Duration {
-        while !fs::read_to_string(host.join("log")).unwrap().contains("scan complete") {
-            assert!(self.began.elapsed() < START, "the daemon is not ready; its log is in {}", host.display());
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        self.began.elapsed()
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn median(mut once: impl FnMut()) -> Duration {
-    let mut times: Vec<_> = (0..TIMES)
-        .map(|_| {
-            let began = Instant::now();
-            once();
-            began.elapsed()
-        })
-        .collect();
-    times.sort();
-    times[TIMES / 2]
-}
-
-fn run(host: &Path, args: &[&str]) {
-    let output = command(host, args).output().unwrap();
+fn once(host: &Host, args: &[&str]) {
+    let output = host.command(args).output().unwrap();
     // `status` says by 1 that the pipeline is down.
     assert!(matches!(output.status.code(), Some(0 | 1)), "{args:?}: {output:?}");
-}
-
-/// One answer over the socket.
-fn get(host: &Path, path: &str) -> Vec<u8> {
-    let mut stream = UnixStream::connect(host.join("admin.sock")).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 "), "{path}");
-    answer
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

@@ -1,0 +1,32 @@
+//! The kernel's account of a process that runs.
+
+use std::fs;
+use std::time::Duration;
+
+/// Ticks of a second in `/proc/PID/stat`: `USER_HZ`, which is 100 on every architecture of ours.
+const TICKS: u32 = 100;
+
+/// What a process has used since it began, and what it has now.
+#[derive(Debug, Clone, Copy)]
+pub struct Usage {
+    /// User and system time of all its threads, to 10 ms.
+    pub cpu: Duration,
+    /// Resident memory now, in KiB.
+    pub memory: u64,
+    /// The most resident memory that it ever had, in KiB.
+    pub peak: u64,
+}
+
+/// What a process uses.
+pub fn usage(pid: u32) -> Usage {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in brackets may have spaces.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u32 = fields[11..13].iter().map(|field| field.parse::<u32>().unwrap()).sum();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    Usage { cpu: Duration::from_secs(1) * ticks / TICKS, memory: kib("VmRSS"), peak: kib("VmHWM") }
+}

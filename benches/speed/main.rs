@@ -1,0 +1,65 @@
+//! How fast, how large, how soon: every number that the README states comes from here.
+//!
+//! `cargo bench` lists the measurements, `cargo bench -- NAME [ARGUMENTS]` makes one. Speed is told as a ratio to a peer that
+//! runs in the same minute on the same machine, for a number alone says more of the machine than of the program.
+//! Each module is one measurement; [`common`] has what several need. A measurement that has a bound fails if it is missed.
+
+#![allow(
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    clippy::unwrap_used,
+    clippy::cast_precision_loss,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
+
+mod commands;
+mod common;
+mod journal_growth;
+
+use std::process::ExitCode;
+
+/// What a measurement says of its bounds: which one was missed, and by how much.
+type Verdict = Result<(), String>;
+
+/// A measurement.
+struct Bench {
+    name: &'static str,
+    /// What it shows, and its arguments.
+    about: &'static str,
+    run: fn(&[String]) -> Verdict,
+}
+
+const BENCHES: &[Bench] = &[
+    Bench { name: "commands", about: "how soon the commands answer on a journal of 100,000 jobs", run: commands::run },
+    Bench {
+        name: "journal-growth",
+        about: "[FILES [KEPT]] the journal's size over so many lifecycles, with so many absent records kept",
+        run: journal_growth::run,
+    },
+];
+
+fn main() -> ExitCode {
+    // Cargo adds a switch of its own.
+    let args: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let Some((name, rest)) = args.split_first() else {
+        println!("usage: cargo bench -- NAME [ARGUMENTS]\n");
+        for bench in BENCHES {
+            println!("  {:16} {}", bench.name, bench.about);
+        }
+        return ExitCode::SUCCESS;
+    };
+    let Some(bench) = BENCHES.iter().find(|bench| bench.name == *name) else {
+        eprintln!("there is no measurement {name:?}; `cargo bench` lists them");
+        return ExitCode::from(2);
+    };
+    println!("{}\n", common::machine());
+    match (bench.run)(rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(missed) => {
+            println!("\nMISSED: {missed}");
+            ExitCode::FAILURE
+        }
+    }
+}
