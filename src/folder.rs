@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -20,6 +20,7 @@ use crate::config::Watch;
 use crate::crash;
 use crate::fs::{Dir, Root};
 use crate::job::{Job, Millis};
+use crate::locks::lock;
 use crate::sidecar;
 
 /// Words that intake may have waiting; changed paths that find no room are found again by the next scan.
@@ -378,11 +379,6 @@ impl Drop for TempClaim {
     fn drop(&mut self) {
         lock(&self.folder.kept.temps).remove(&self.name);
     }
-}
-
-/// These locks guard plain data that no panic can leave half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -19,6 +19,7 @@ use crate::config::{OnFailure, Watch};
 use crate::fs::{Dir, Root};
 use crate::identity::Identity;
 use crate::job::{Job, JobState};
+use crate::locks::lock;
 use crate::show::escaped;
 use crate::sidecar;
 
@@ -35,7 +36,7 @@ pub struct Hints(Arc<Mutex<HashSet<String>>>);
 
 impl Hints {
     fn lock(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Permission to read those of a watch; none while they are being read.

@@ -181,11 +181,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let path = dir.path().join("made.sock");
-        let made = place(&path).unwrap();
+        let socket = place(&path).unwrap();
         // Whatever the umask leaves of it: without the mode of the socket the file would begin with 0777.
         assert_eq!(mode(&path) & !0o660, 0, "{:o}", mode(&path));
         assert!(UnixStream::connect(&path).await.is_err(), "nobody gets in before it has its mode");
-        drop(made);
+        drop(socket);
 
         let listener = bind_unix(&path).await.unwrap();
         assert_eq!(mode(&path), 0o660);
