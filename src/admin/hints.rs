@@ -4,7 +4,6 @@
 //! out, and a folder that does not answer keeps one thread and no more.
 
 use std::collections::{BTreeMap, HashSet};
-use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -95,13 +94,19 @@ pub(super) fn of(watch: &Watch, root: &Root, job: &Job, identity: &Identity) -> 
     if job.state != JobState::Failed {
         return None;
     }
-    let name = OsStr::new(job.sidecar.as_deref()?);
+    // A name alone is one beside the input; in a results directory it is a path.
+    let recorded = Path::new(job.sidecar.as_deref()?);
+    let name = recorded.file_name()?;
     let read = |dir: Dir| sidecar::hint(&dir, name, &job.generation, identity).ok().flatten();
     let moved = || match &watch.on_failure {
         OnFailure::Move(target) => read(Dir::open(&target.join(job.path.parent().unwrap_or(Path::new("")))).ok()?),
         OnFailure::Keep => None,
     };
-    let hint = root.parent(&job.path).ok().and_then(read).or_else(moved)?;
+    let placed = match recorded.parent() {
+        Some(apart) if recorded.is_absolute() => Dir::open(apart),
+        _ => root.parent(&job.path),
+    };
+    let hint = placed.ok().and_then(read).or_else(moved)?;
     Some(escaped(&hint.chars().take(MAX_CHARS).collect::<String>()).to_string())
 }
 

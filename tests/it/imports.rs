@@ -17,7 +17,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("lease", &[]),
     ("signals", &[]),
     ("clock", &["job"]),
-    ("fs", &["crash", "job", "lease", "locks"]),
+    ("fs", &["crash", "job", "lease", "locks", "show"]),
     ("config", &["client", "job", "show"]),
     ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),

@@ -109,7 +109,11 @@ const OTHERS: &[(&str, &str, &[&str])] = &[
             "rescan_interval = \"11m\"",
         ],
     ),
-    ("[watch.results]", "/properties/watch/items/properties/results", &["mode = \"0640\"", "text = true"]),
+    (
+        "[watch.results]",
+        "/properties/watch/items/properties/results",
+        &["mode = \"0640\"", "text = true", "directory = \"/results\""],
+    ),
 ];
 
 fn parse(text: &str) -> Config {
