@@ -1,6 +1,7 @@
 //! What several measurements need: a scratch host with the daemon, an engine, a Python with the peers, the kernel's own
 //! account of a process.
 
+mod counting;
 mod host;
 mod peers;
 mod process;
@@ -8,6 +9,7 @@ mod process;
 use std::fs;
 use std::time::Duration;
 
+pub use counting::allocations;
 pub use host::{Daemon, Engine, Host, KEY};
 pub use peers::{answer_of, peer};
 pub use process::{Usage, usage};
