@@ -17,6 +17,8 @@
 mod commands;
 mod common;
 mod journal_growth;
+mod memory;
+mod round_trips;
 mod send_files;
 mod sender;
 
@@ -39,6 +41,16 @@ const BENCHES: &[Bench] = &[
         name: "journal-growth",
         about: "[FILES [KEPT]] the journal's size over so many lifecycles, with so many absent records kept",
         run: journal_growth::run,
+    },
+    Bench {
+        name: "memory",
+        about: "[MIB] memory of sixteen uploads at once, and allocations of a chunk",
+        run: memory::run,
+    },
+    Bench {
+        name: "round-trips",
+        about: "[FILES] small files over a distance of 20 ms, so many for each that goes at a time",
+        run: round_trips::run,
     },
     Bench {
         name: "send-files",

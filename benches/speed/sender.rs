@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use rocketride_ingest::client::upload::{Steps, Upload, upload};
-use rocketride_ingest::client::{Action, Client, Error, ObjectInfo, SecretString, SendOptions};
+use rocketride_ingest::client::{Action, Client, FileSource, ObjectInfo, SecretString, SendOptions};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -74,13 +74,17 @@ pub fn run(args: &[String]) -> Verdict {
     let mut files: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let cost = runtime.block_on(async {
+    let (way, uri) = (way.clone(), uri.clone());
+    // In a task, as the daemon does and a server would: the thread that waits in `block_on` is another one than those that
+    // drive the connection, and every wake-up would have to cross over.
+    let sending = runtime.spawn(async move {
         match way.as_str() {
-            "bare" => bare(uri, &files).await,
-            "hashing" => hashing(uri, &files).await,
-            _ => send_files(uri, concurrency, &files).await,
+            "bare" => bare(&uri, &files).await,
+            "hashing" => hashing(&uri, &files).await,
+            _ => send_files(&uri, concurrency, &files).await,
         }
     });
+    let cost = runtime.block_on(sending).unwrap();
     println!("{}", serde_json::to_string(&cost).unwrap());
     Ok(())
 }
@@ -143,9 +147,8 @@ async fn send_files(uri: &str, concurrency: usize, files: &[PathBuf]) -> Cost {
 struct Hash(Sha256);
 
 impl Steps for Hash {
-    async fn before_write(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        self.0.update(chunk);
-        Ok(())
+    fn read(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 }
 
@@ -157,10 +160,10 @@ async fn hashing(uri: &str, files: &[PathBuf]) -> Cost {
     for path in files {
         let name = path.file_name().unwrap().to_str().unwrap();
         let what = Upload::new(&token, ObjectInfo::named(name), "application/octet-stream");
-        let file = tokio::fs::File::open(path).await.unwrap();
-        let size = file.metadata().await.unwrap().len();
+        let file = fs::File::open(path).unwrap();
+        let size = file.metadata().unwrap().len();
         let mut steps = Hash(Sha256::new());
-        let uploaded = upload(&connection, &what, size, file, &mut steps).await.unwrap();
+        let uploaded = upload(&connection, &what, size, FileSource::new(file), &mut steps).await.unwrap();
         let sha256 = hex::encode(steps.0.finalize());
         assert_eq!(uploaded.result.raw()["sandbox"]["sha256"], sha256.as_str());
         bytes += uploaded.bytes_sent;
@@ -187,7 +190,8 @@ async fn bare(uri: &str, files: &[PathBuf]) -> Cost {
         let mut left = usize::try_from(file.metadata().unwrap().len()).unwrap();
         bytes += left as u64;
         let object = json!({"name": name, "size": left});
-        let open = json!({"subcommand": "open", "object": object, "mimeType": "application/octet-stream", "token": token});
+        let open =
+            json!({"subcommand": "open", "object": object, "mimeType": "application/octet-stream", "token": token});
         let pipe = bare.text("rrext_process", &open).await["body"]["pipe_id"].as_u64().unwrap();
         let mut hasher = Sha256::new();
         while left > 0 {

@@ -2,6 +2,7 @@
 //! account of a process.
 
 mod counting;
+mod distance;
 mod host;
 mod peers;
 mod process;
@@ -10,6 +11,7 @@ use std::fs;
 use std::time::Duration;
 
 pub use counting::allocations;
+pub use distance::{Distance, Seen};
 pub use host::{Daemon, Engine, Host, KEY};
 pub use peers::{answer_of, peer};
 pub use process::{Usage, usage};
