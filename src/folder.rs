@@ -7,6 +7,7 @@ mod tenures;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,6 +122,15 @@ pub struct Noticing {
 struct Hold {
     until: Instant,
     pause: Duration,
+}
+
+/// Opens the folder of a watch, and the one that its results go to, which both must be there.
+pub fn open_root(watch: &Watch) -> io::Result<Root> {
+    let root = Root::open(&watch.path)?;
+    match &watch.results.directory {
+        Some(directory) => root.with_results(directory, &watch.name),
+        None => Ok(root),
+    }
 }
 
 impl Folder {
@@ -258,7 +268,7 @@ impl Folder {
     }
 
     /// Removes a temp file that a crash left, unless a worker of this process is writing it.
-    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> std::io::Result<bool> {
+    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> io::Result<bool> {
         debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
         let temps = lock(&self.kept.temps);
         // A second link is what a crash between link and unlink leaves; this name goes, the other stays.

@@ -191,7 +191,7 @@ pub struct Job {
     pub due: Option<Millis>,
     /// Why it is where it is.
     pub last_error: Option<String>,
-    /// The name of its result or error file.
+    /// The name of its result or error file beside it, or the whole path of one elsewhere.
     pub sidecar: Option<String>,
 }
 

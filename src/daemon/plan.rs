@@ -94,6 +94,16 @@ impl Plan {
                             ));
                         }
                     }
+                    if known.results.directory != watch.results.directory {
+                        let to = match &watch.results.directory {
+                            Some(directory) => format!("to {}", Shown(directory)),
+                            None => "beside their inputs".to_owned(),
+                        };
+                        self.changes.push(format!(
+                            "watch {name}: results go {to} from now on; earlier ones stay where they are, and nothing is \
+                             sent again for it"
+                        ));
+                    }
                     self.changed_watches.push(watch.clone());
                 }
                 None => {
@@ -240,6 +250,16 @@ include = ["*.pdf"]
         let moving = TEXT.replace("pipeline = \"a\"", "pipeline = \"a\"\non_success = { move = \"done\" }");
         let plan = plan(&parse(&moving), &parse(TEXT)).unwrap();
         assert!(plan.changes.iter().any(|change| change.contains("/in/one/done")), "{:?}", plan.changes);
+    }
+
+    #[test]
+    fn another_place_for_results_is_said_to_be_for_new_ones() {
+        let apart = TEXT.replace("pipeline = \"a\"", "pipeline = \"a\"\n[watch.results]\ndirectory = \"/out\"");
+        for (old, new, to) in [(TEXT, apart.as_str(), "to /out from now on"), (&apart, TEXT, "beside their inputs")] {
+            let plan = plan(&parse(old), &parse(new)).unwrap();
+            assert!(plan.changes.iter().any(|change| change.contains(to)), "{:?}", plan.changes);
+            assert_eq!((plan.changed_watches.len(), plan.new_lines.len()), (1, 0));
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::fs::{Root, base_name};
 use crate::job::{Event, FileKey, JobState};
 use crate::journal::{ApplyError, Failure};
 use crate::show::Shown;
-use crate::sidecar::HIDDEN_PREFIX;
+use crate::sidecar::{self, HIDDEN_PREFIX};
 
 /// How often the end of the first scan, which finds them, is looked for.
 const SCAN_CHECK: Duration = Duration::from_millis(500);
@@ -90,7 +90,7 @@ async fn go_on(
         let adopt = Event::Adopt {
             generation: begun.generation,
             sha256,
-            sidecar: begun.result.to_string_lossy().into_owned(),
+            sidecar: sidecar::recorded(root, rel, &begun.result),
             post_action: true,
             at: unix_millis(),
         };

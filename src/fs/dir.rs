@@ -66,6 +66,17 @@ impl Dir {
         Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())?, kind: self.kind })
     }
 
+    /// Whether another filesystem is mounted at it.
+    pub fn is_mount(&self) -> io::Result<bool> {
+        Ok(self.device()? != self.above()?.device()?)
+    }
+
+    /// Fails if this user may not make names in it, without trying.
+    pub fn may_be_written(&self) -> io::Result<()> {
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        Ok(rustix::fs::accessat(&self.fd, ".", access, AtFlags::EACCESS)?)
+    }
+
     /// The names in it, without `.` and `..`, in the order the filesystem gives them.
     pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
         let listing = rustix::fs::Dir::read_from(&self.fd)?;

@@ -16,7 +16,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("lease", &[]),
     ("signals", &[]),
     ("clock", &["job"]),
-    ("fs", &["crash", "job", "lease"]),
+    ("fs", &["crash", "job", "lease", "show"]),
     ("config", &["client", "job", "show"]),
     ("identity", &["fs", "job"]),
     ("telemetry", &["config", "show"]),
