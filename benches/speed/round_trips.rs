@@ -3,6 +3,7 @@
 //! A proxy holds everything back for 10 ms each way and counts the requests that pass. One after the other a file takes
 //! three round trips, for every step needs the answer to the last; what is gained is gained by files beside each other.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -44,7 +45,7 @@ pub fn run(args: &[String]) -> Verdict {
             let speed = files as f64 / seconds;
             let trips = concurrency as f64 / speed / (ONE_WAY.as_secs_f64() * 2.0);
             let requests = seen.requests() as f64 / files as f64;
-            line += &format!(" {speed:9.1} {trips:9.2} {requests:8.2}");
+            let _ = write!(line, " {speed:9.1} {trips:9.2} {requests:8.2}");
             if concurrency == 1 {
                 *alone = speed;
             }
@@ -88,15 +89,13 @@ fn daemon(concurrency: usize, files: usize) -> Seen {
     let rest = format!("settle = \"1s\"\n[limits]\nmax_concurrent_uploads = {concurrency}");
     host.configure(distance.uri(), &format!("threads = {SLOTS}"), &rest);
     let daemon = host.start("warn");
-    delivered(&daemon, files);
+    daemon.answers();
+    daemon.wait_for("all files", || is_delivered(&daemon, files));
     daemon.stop();
     distance.take()
 }
 
-/// Waits until so many files are done.
-pub fn delivered(daemon: &Daemon<'_>, files: usize) {
-    daemon.answers();
-    daemon.wait_for("all files", || {
-        daemon.metric("rocketride_ingest_files_total", "outcome=\"delivered\"") as usize >= files
-    });
+/// Whether so many files are.
+pub fn is_delivered(daemon: &Daemon<'_>, files: usize) -> bool {
+    daemon.metric("rocketride_ingest_files_total", "outcome=\"delivered\"") >= files as f64
 }

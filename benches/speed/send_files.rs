@@ -101,9 +101,9 @@ fn table<T, const N: usize>(
     let mut costs = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
         for (costs, (_, way, concurrency)) in costs.iter_mut().zip(senders) {
-            let before = engine.usage().cpu;
+            let before = engine.usage().cpu.as_secs_f64();
             let cost = send(way, engine.uri(), concurrency, folder);
-            costs.push((cost, (engine.usage().cpu - before).as_secs_f64()));
+            costs.push((cost, engine.usage().cpu.as_secs_f64() - before));
         }
     }
     std::array::from_fn(|at| {

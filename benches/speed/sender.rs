@@ -102,7 +102,7 @@ impl Clock {
     }
 
     fn stop(&self, files: usize, bytes: u64) -> Cost {
-        let (seconds, cpu, now) = (self.began.elapsed(), cpu() - self.cpu, allocations());
+        let (seconds, cpu, now) = (self.began.elapsed(), cpu().saturating_sub(self.cpu), allocations());
         Cost {
             files: files as u64,
             bytes,

@@ -88,14 +88,22 @@ struct Drive {
     ping: Interval,
     /// Requests that were given to the socket and may not have left it.
     leaving: Vec<u64>,
-    /// Something was given to the socket since it was last flushed.
-    dirty: bool,
-    /// The flush that is under way has to wait.
-    waiting: bool,
-    /// The last one had to: the link is behind.
+    flush: Flush,
+    /// The last flush had to wait: the link is behind.
     held_up: bool,
     /// The last handle is gone.
     forsaken: bool,
+}
+
+/// How far what was given to the socket has left it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flush {
+    /// All of it.
+    Over,
+    /// Something was given to it.
+    Due,
+    /// It takes no more for now.
+    Waiting,
 }
 
 /// What ends the reading and writing.
@@ -112,17 +120,7 @@ impl Drive {
     fn new(socket: Socket, queue: mpsc::Receiver<Outgoing>, shared: Arc<Shared>, ping_interval: Duration) -> Self {
         let mut ping = interval_at(Instant::now() + ping_interval, ping_interval);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self {
-            socket,
-            queue,
-            shared,
-            ping,
-            leaving: Vec::new(),
-            dirty: false,
-            waiting: false,
-            held_up: false,
-            forsaken: false,
-        }
+        Self { socket, queue, shared, ping, leaving: Vec::new(), flush: Flush::Over, held_up: false, forsaken: false }
     }
 
     async fn run(mut self) -> Error {
@@ -136,7 +134,7 @@ impl Drive {
             if let Poll::Ready(Err(error)) = self.poll_write(cx) {
                 return Poll::Ready(Turn::Unsendable(error));
             }
-            if !self.dirty && (self.forsaken || closing.as_mut().poll(cx).is_ready()) {
+            if self.flush == Flush::Over && (self.forsaken || closing.as_mut().poll(cx).is_ready()) {
                 return Poll::Ready(Turn::Close);
             }
             Poll::Pending
@@ -164,19 +162,21 @@ impl Drive {
     /// Sends what waits, as far as the socket takes it; ready when a write failed.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<WsResult<()>> {
         loop {
-            if self.dirty {
+            if self.flush != Flush::Over {
                 let flushed = self.socket.poll_flush_unpin(cx);
-                self.waiting |= flushed.is_pending();
+                if flushed.is_pending() {
+                    self.flush = Flush::Waiting;
+                }
                 ready!(flushed)?;
-                self.dirty = false;
-                self.held_up = std::mem::take(&mut self.waiting);
+                self.held_up = self.flush == Flush::Waiting;
+                self.flush = Flush::Over;
                 self.shared.depart(&self.leaving);
                 self.leaving.clear();
             }
             if self.ping.poll_tick(cx).is_ready() {
                 ready!(self.socket.poll_ready_unpin(cx))?;
                 self.socket.start_send_unpin(Message::Ping(Bytes::new()))?;
-                self.dirty = true;
+                self.flush = Flush::Due;
                 continue;
             }
             let mut given = 0;
@@ -187,14 +187,14 @@ impl Drive {
                 };
                 given += outgoing.message.len();
                 self.leaving.push(outgoing.seq);
-                self.dirty = true;
+                self.flush = Flush::Due;
                 self.socket.start_send_unpin(outgoing.message)?;
                 // On a slow link nothing is to lie in a buffer: what is given to the socket cannot be taken back.
                 if given >= AT_ONCE || self.held_up {
                     break;
                 }
             }
-            if !self.dirty {
+            if self.flush == Flush::Over {
                 return Poll::Pending;
             }
         }

@@ -78,7 +78,7 @@ impl Pipe {
         let mut arguments = Arguments::of("open", options.token);
         arguments.object = Some(options.object.to_argument()?);
         arguments.mime_type = Some(options.mime_type);
-        arguments.provider = Some(options.provider);
+        arguments.provider = Some(options.provider.into());
 
         let mut started = options.task_started.cloned();
         let mut retried = false;
@@ -226,7 +226,7 @@ struct Arguments<'a> {
     mime_type: Option<&'a str>,
     /// Given as null where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    provider: Option<Option<&'a str>>,
+    provider: Option<Value>,
 }
 
 impl<'a> Arguments<'a> {

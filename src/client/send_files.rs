@@ -273,14 +273,13 @@ impl Sender {
         let connection = self.connection().await.map_err(failed)?;
         let Found { mut size, content } = found.map_err(failed)?;
         // A large one is opened only now.
-        let source = match content {
-            Some(content) => Err(content),
-            None => {
-                let path = path.clone();
-                let (file, now) = blocking(move || open(&path)).await.flatten().map_err(failed)?;
-                (size, *file_size) = (now, Some(now));
-                Ok(FileSource::new(file))
-            }
+        let source = if let Some(content) = content {
+            Err(content)
+        } else {
+            let path = path.clone();
+            let (file, now) = blocking(move || open(&path)).await.flatten().map_err(failed)?;
+            (size, *file_size) = (now, Some(now));
+            Ok(FileSource::new(file))
         };
 
         let settings = self.client.settings();
