@@ -44,7 +44,10 @@ pub fn run(args: &[String]) -> Verdict {
     host.configure(
         engine.uri(),
         &format!("threads = {UPLOADS}"),
-        &format!("settle = \"1s\"\n[limits]\nmax_concurrent_uploads = {UPLOADS}"),
+        &format!(
+            "settle = \"1s\"\n[limits]\nmax_concurrent_uploads = {UPLOADS}\n\
+             [pipelines.test.limits]\nmax_concurrent_uploads = {UPLOADS}"
+        ),
     );
     let daemon = host.start("info");
     daemon.logged("pipeline is up");

@@ -86,7 +86,10 @@ fn daemon(concurrency: usize, files: usize) -> Seen {
     let distance = Distance::before(engine.uri(), ONE_WAY);
     let host = Host::new();
     fill(&host.path("in"), files);
-    let rest = format!("settle = \"1s\"\n[limits]\nmax_concurrent_uploads = {concurrency}");
+    let rest = format!(
+        "settle = \"1s\"\n[limits]\nmax_concurrent_uploads = {concurrency}\n\
+         [pipelines.test.limits]\nmax_concurrent_uploads = {concurrency}"
+    );
     host.configure(distance.uri(), &format!("threads = {SLOTS}"), &rest);
     let daemon = host.start("warn");
     daemon.answers();
