@@ -47,12 +47,15 @@ pub fn plan(old: &Config, new: &Config) -> Result<Plan, String> {
     if old.state.min_free != new.state.min_free {
         plan.changes.push("state.min_free changed".to_owned());
     }
+    if old.log.level != new.log.level {
+        plan.changes.push("log.level changed".to_owned());
+    }
     for (key, same) in [
         ("server.instance", old.server.instance == new.server.instance),
         ("state.directory", old.state.directory == new.state.directory),
         ("state.max_spool", old.state.max_spool == new.state.max_spool),
         ("admin", old.admin == new.admin),
-        ("log", old.log == new.log),
+        ("log.format", old.log.format == new.log.format),
     ] {
         if !same {
             plan.needs_restart.push(key);
@@ -67,7 +70,7 @@ pub fn keep_what_needs_a_restart(old: &Config, new: &mut Config) {
     new.state.directory.clone_from(&old.state.directory);
     new.state.max_spool = old.state.max_spool;
     new.admin = old.admin.clone();
-    new.log = old.log.clone();
+    new.log.format = old.log.format;
 }
 
 impl Plan {
@@ -159,6 +162,9 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod every_key;
 
 #[cfg(test)]
 mod tests {
@@ -272,7 +278,7 @@ include = ["*.pdf"]
 
     #[test]
     fn what_needs_a_restart_is_named() {
-        let (_, restart) = changes("[server]", "[state]\ndirectory = \"/s\"\n[log]\nlevel = \"debug\"\n[server]");
-        assert_eq!(restart, ["state.directory", "log"]);
+        let (_, restart) = changes("[server]", "[state]\ndirectory = \"/s\"\n[log]\nformat = \"json\"\n[server]");
+        assert_eq!(restart, ["state.directory", "log.format"]);
     }
 }

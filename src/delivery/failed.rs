@@ -100,7 +100,7 @@ impl Claimed {
     }
 
     fn count_retry(&self, kind: &str) {
-        meters().retries.with_label_values(&[&self.folder.watch.pipeline, kind]).inc();
+        meters().retried(&self.folder.watch.pipeline, kind);
     }
 
     /// The longer a file cannot be read, the more rarely it is looked at; it is said once for each reason.

@@ -20,15 +20,22 @@ use crate::sidecar::{self, HIDDEN_PREFIX};
 /// How often the end of the first scan, which finds them, is looked for.
 const SCAN_CHECK: Duration = Duration::from_millis(500);
 
-/// Finishes or undoes what was begun with files of one watch, once the first scan has found them.
+/// Finishes or undoes what was begun with files of one watch, once the first scan has found them. Ends as well when the
+/// folder is scanned no more; who has its place then knows what is left.
 ///
 /// Errors: the journal failed; the dispatcher learns of it by itself.
 pub async fn strays(folder: Arc<Folder>, tools: Arc<Tools>) -> Result<(), Failure> {
     while !folder.is_scanned() {
+        if folder.is_retired() {
+            return Ok(());
+        }
         tokio::time::sleep(SCAN_CHECK).await;
     }
     while let Some(path) = folder.stray() {
         let Some(root) = folder.root() else {
+            if folder.is_retired() {
+                return Ok(());
+            }
             tokio::time::sleep(SCAN_CHECK).await;
             continue;
         };

@@ -238,7 +238,7 @@ pub async fn review(folders: Vec<Arc<Folder>>, tools: Arc<Tools>) {
     }
     while folders.iter().any(|folder| match &*folder.availability().borrow() {
         Availability::Starting => true,
-        Availability::Open(_) => !folder.is_scanned(),
+        Availability::Open(_) => !folder.is_scanned() && !folder.is_retired(),
         Availability::Unavailable(_) => false,
     }) {
         tokio::time::sleep(SCAN_CHECK).await;

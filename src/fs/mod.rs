@@ -21,7 +21,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -32,6 +32,7 @@ pub use self::kind::FsKind;
 use self::mirror::Mirror;
 pub use self::mirror::plain;
 use crate::job::Generation;
+use crate::locks::lock;
 
 /// `openat2` reports EAGAIN when a rename races the resolution; the kernel's advice is to try again.
 const RESOLVE_TRIES: usize = 16;
@@ -193,7 +194,7 @@ impl Root {
     /// Remembers that another filesystem is mounted at `rel`; without it, nothing beneath is known to be absent.
     pub fn note_mount(&self, rel: &Path, dir: &Dir) -> io::Result<()> {
         let dev = dir.device()?;
-        let mut mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mounts = lock(&self.mounts.0);
         let above = mounts
             .iter()
             .rev()
@@ -210,7 +211,7 @@ impl Root {
         if let Err(error) = self.verify_itself() {
             return Look::Unknown(error);
         }
-        let mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mounts = lock(&self.mounts.0).clone();
         for (mount, dev) in mounts.iter().filter(|(mount, _)| rel.starts_with(mount)) {
             match self.dir(mount).and_then(|dir| dir.device()) {
                 Ok(now) if now == *dev => {}

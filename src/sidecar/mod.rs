@@ -221,6 +221,12 @@ pub fn is_ours(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::
     Ok(read_header(dir, name, kind, identity)?.is_some())
 }
 
+/// What the error file at a name tells whoever dropped this very content; `None` for a stranger's, or another content's.
+pub fn hint(dir: &Dir, name: &OsStr, of: &Generation, identity: &Identity) -> io::Result<Option<String>> {
+    let header = read_header(dir, name, Kind::Error, identity)?;
+    Ok(header.filter(|header| header.generation == *of).and_then(|header| header.hint))
+}
+
 /// Reads what a file of ours says about itself; `None` for a stranger's.
 fn read_header(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Option<Header>> {
     let Some(file) = open_ours(dir, name, identity)? else { return Ok(None) };

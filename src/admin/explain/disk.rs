@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::admin::hints;
 use crate::admin::wire::explain::{Disk, Marker, Sidecar};
 use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::fs::{Dir, Look, Root, Seen, base_name};
@@ -29,6 +30,8 @@ pub(super) struct Found {
     pub(super) result: Option<Sidecar>,
     /// The error file.
     pub(super) error_file: Option<Sidecar>,
+    /// What the error file says is to be done.
+    pub(super) hint: Option<String>,
     /// The result or error file was put elsewhere than where it would be put now, by an earlier configuration.
     pub(super) is_elsewhere: bool,
     /// Where the input was moved to.
@@ -83,6 +86,7 @@ impl Found {
             let is_there = beside.symlink_metadata().is_ok_and(|found| found.is_file());
             found.result = is_there.then(|| Sidecar { path: Shown(&beside).to_string(), is_current: None });
         }
+        found.hint = job.and_then(|job| hints::of(watch, root, job, identity));
         found.look = Some(look);
         found
     }
