@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
+use super::groups::{ToPlace, Unplaced};
 use super::result::{Temp, remove_error_file};
 use super::text::text_of;
 use super::verdict::Fault;
@@ -21,7 +22,7 @@ use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
 use crate::crash;
-use crate::fs::{Dir, Look, Seen, base_name};
+use crate::fs::{Dir, Seen, base_name};
 use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
 use crate::meters::meters;
@@ -90,7 +91,6 @@ impl Claimed {
         };
         drop(content);
         crash::point("delivered.placed");
-        self.remove_error_file(dir).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -215,25 +215,11 @@ impl Claimed {
         let mut begun = Some(temp);
         let mut waiting = None;
         loop {
-            let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
-            let placed = blocking(move || {
-                let (identity, input) = (&claimed.tools.identity, base_name(&claimed.job.path));
-                let place = || -> io::Result<_> {
-                    let temp = match temp {
-                        Some(temp) => temp,
-                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?,
-                    };
-                    temp.place(&bytes, input, Kind::Result, identity)
-                };
-                place().map_err(|error| {
-                    let gone = error.kind() == io::ErrorKind::NotFound
-                        && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
-                    (error, gone)
-                })
-            });
-            let (error, gone) = match placed.await {
+            let (claimed, dir, content_too) = (self.clone(), dir.clone(), content.clone());
+            let file = ToPlace { claimed, dir, temp: begun.take(), content: content_too, seen: *seen };
+            let Unplaced { error, gone } = match self.tools.groups.place(file).await {
                 Ok(name) => return Ok(Placed::Here(name)),
-                Err(failed) => failed,
+                Err(unplaced) => unplaced,
             };
             let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
             if gone {

@@ -1,14 +1,18 @@
 //! What several measurements need: a scratch host with the daemon, an engine, a Python with the peers, the kernel's own
 //! account of a process.
 
+mod disk;
 mod host;
+mod inside;
 mod peers;
 mod process;
 
 use std::fs;
 use std::time::Duration;
 
+pub use disk::{DiskRate, disk_rate};
 pub use host::{Daemon, Engine, Host, KEY};
+pub use inside::Inside;
 pub use peers::{answer_of, peer};
 pub use process::{Usage, usage};
 
