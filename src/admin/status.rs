@@ -119,7 +119,7 @@ fn reasons(watches: &[Watch], pipelines: &[Pipeline], state: &State) -> Vec<Stri
             reasons.push(format!("watch {name}: {trouble}"));
         }
         for (state, what) in
-            [("failed", "were given up"), ("blocked", "cannot be read"), ("spooled", "wait for a writable folder")]
+            [("failed", "given up"), ("blocked", "not readable"), ("spooled", "waiting for a writable folder")]
         {
             match watch.jobs.get(state) {
                 Some(0) | None => {}

@@ -30,6 +30,8 @@ pub enum Inspection {
     /// It is absent, or the generation that was admitted is and its marker says nothing of the one that stands there now:
     /// its record ends with it.
     Gone,
+    /// It is absent, and a worker or a post-action has it: what that means is known once they are through.
+    Busy,
     /// It waits for a marker that can never stand there, for its name would be too long.
     Unmarkable,
     /// A directory: walk it.
@@ -112,6 +114,11 @@ impl<'a> Desk<'a> {
                 },
             },
             Look::Directory => Inspection::Directory,
+            Look::Absent
+                if job.as_ref().is_some_and(|job| matches!(job.state, JobState::Sending | JobState::Delivered)) =>
+            {
+                Inspection::Busy
+            }
             Look::Absent => match job.filter(|job| job.minds_absence() && self.folder.can_tell(job)) {
                 Some(job) if job.state == JobState::Failed && !self.is_gone(rel) => {
                     Inspection::Unknown(io::Error::new(io::ErrorKind::WouldBlock, "it is on its way to another folder"))
