@@ -92,12 +92,15 @@ impl Writer {
 
     fn run(mut self) {
         let mut open = true;
-        let mut ended: Option<Instant> = None;
+        let (mut ended, mut busy): (Option<Instant>, bool) = (None, false);
         while open && let Some(first) = self.queue.blocking_recv() {
-            // With much to do, what comes within a moment shares one commit; with little, nobody waits.
-            if let Some(rest) = ended.and_then(|ended| SPACING.checked_sub(ended.elapsed())) {
+            // With much to do, what comes within a moment shares one commit. Of a file that comes alone, nothing waits: its
+            // claim follows its admission at once, and then it is on its way for longer.
+            let rest = ended.and_then(|ended| SPACING.checked_sub(ended.elapsed()));
+            if let Some(rest) = rest.filter(|_| busy) {
                 thread::sleep(rest);
             }
+            busy = rest.is_some();
             let (mut works, mut answers, mut events) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
             while let Some(message) = next {

@@ -50,7 +50,9 @@ pub fn disk_rate(dir: &Path, files: usize) -> DiskRate {
                         scope.spawn(move || part.iter().for_each(|n| write(dir, *n).sync_all().unwrap()));
                     }
                 });
-                group.iter().for_each(|n| rename(&groups, *n));
+                for n in &group {
+                    rename(&groups, *n);
+                }
                 File::open(&groups).unwrap().sync_all().unwrap();
             }
         }),
