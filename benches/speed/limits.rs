@@ -121,7 +121,8 @@ fn files(rate: Option<u64>, window: Duration, count: usize) -> Arrivals {
 }
 
 fn bytes(rate: Option<u64>, window: Duration, total: u64) -> Arrivals {
-    let (host, engine) = host(&rate.map_or_else(String::new, |rate| format!("bytes_per_second = \"{rate}\"")));
+    let (host, engine) =
+        host(&rate.map_or_else(String::new, |rate| format!("bytes_per_second = \"{}KiB\"", rate >> 10)));
     // Holes take no room; what matters is how they are sent.
     let size = (total / 16).clamp(64 << 10, 512 << 20);
     let count = total.div_ceil(size);
