@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
 use super::groups::{ToPlace, Unplaced};
-use super::result::{Temp, remove_error_file};
+use super::result::{Input, Temp, remove_error_file};
 use super::text::text_of;
 use super::verdict::Fault;
 use crate::board::Posted;
@@ -53,7 +54,7 @@ pub struct Sent {
 
 /// Where a result is now.
 enum Placed {
-    /// Beside its input, under this name.
+    /// At its place, under this name.
     Here(OsString),
     /// In the spool, because it cannot be written there.
     InSpool(String),
@@ -107,21 +108,21 @@ impl Claimed {
     }
 
     /// Records that the result of an interrupted attempt stands there already.
-    pub async fn adopted(&self, dir: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
+    pub async fn adopted(&self, results: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
         meters().file_ended(&self.folder.watch.name, "adopted");
         // That attempt may have been interrupted before this.
-        self.remove_error_file(dir).await;
+        self.remove_error_file(results).await;
         self.delivered(sha256, sidecar.as_ref(), None).await
     }
 
     /// Removes the error file of an earlier failure.
-    async fn remove_error_file(&self, dir: Arc<Dir>) {
+    async fn remove_error_file(&self, results: Arc<Dir>) {
         let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
-        if let Err(error) = blocking(move || remove_error_file(&dir, &input, &identity)).await {
+        if let Err(error) = blocking(move || remove_error_file(&results, &input, &identity)).await {
             tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
         }
     }
@@ -141,7 +142,7 @@ impl Claimed {
         warning: Option<String>,
     ) -> Result<Option<Job>, Failure> {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
-        let sidecar = sidecar.to_string_lossy().into_owned();
+        let sidecar = sidecar::recorded(&self.root, &self.job.path, sidecar);
         let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
         crash::point("delivered.recorded");
         if job.is_some() {
@@ -191,20 +192,34 @@ impl Claimed {
     }
 
     fn post_action(&self) -> io::Result<after::Outcome> {
-        let dir = self.root.parent(&self.job.path)?;
-        let place = sidecar::find(&dir, base_name(&self.job.path), Kind::Result, &self.tools.identity)?;
+        let (rel, identity) = (&self.job.path, &self.tools.identity);
+        let (result, text) = if self.root.results_are_apart() {
+            // It stays there; the journal has said that it is durable, and the disk that it is on may be elsewhere by now.
+            (base_name(Path::new(self.job.sidecar.as_deref().unwrap_or_default())).to_owned(), None)
+        } else {
+            let dir = self.root.parent(rel)?;
+            match sidecar::find(&dir, base_name(rel), Kind::Result, identity)? {
+                Place::Ours(ours) => (ours.name.clone(), ours.text(&dir, base_name(rel), identity)?),
+                Place::Free(name) => (name, None),
+            }
+        };
         let delivered = Delivered {
             kind: Kind::Result,
             generation: self.job.generation,
             sha256: self.job.sha256,
             object_id: self.object_id(),
-            result: place.name().to_owned(),
-            text: match &place {
-                Place::Ours(ours) => ours.text(&dir, base_name(&self.job.path), &self.tools.identity)?,
-                Place::Free(_) => None,
-            },
+            result,
+            text,
         };
-        after::finish(&self.folder, &self.root, &self.job.path, &delivered)
+        after::finish(&self.folder, &self.root, rel, &delivered)
+    }
+
+    /// Begins the result or error file of the input in this folder. Blocks.
+    pub(super) fn begin(&self, dir: &Arc<Dir>, seen: &Seen) -> io::Result<Temp> {
+        let (rel, uid) = (&self.job.path, self.tools.identity.uid);
+        let results = self.root.make_results(rel, Some(dir))?;
+        let input = Input { dir, name: base_name(rel), seen };
+        Temp::create(&self.folder, &results, self.object_id(), Some(input), uid)
     }
 
     /// Places a result, or else spools it, for as long as it takes: what the pipeline did is not paid for twice.

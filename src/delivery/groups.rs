@@ -51,7 +51,7 @@ struct Waiting {
 pub struct ToPlace {
     /// Whose result it is.
     pub claimed: Claimed,
-    /// The folder.
+    /// The folder of the input.
     pub dir: Arc<Dir>,
     /// The begun file; without one it is begun now.
     pub temp: Option<Temp>,
@@ -162,14 +162,11 @@ fn place(group: Vec<ToPlace>) -> Vec<Result<OsString, Unplaced>> {
     for (nth, ToPlace { claimed, dir, temp, content, seen }) in group.into_iter().enumerate() {
         outcomes.push(None);
         let input = base_name(&claimed.job.path).to_owned();
-        let begun = temp.map_or_else(
-            || Temp::create(&claimed.folder, &dir, claimed.object_id(), (&input, &seen), claimed.tools.identity.uid),
-            Ok,
-        );
+        let begun = temp.map_or_else(|| claimed.begin(&dir, &seen), Ok);
         match begun {
             Ok(temp) => {
+                owners.push((nth, claimed, temp.dir().clone(), content, input));
                 ready.push(temp);
-                owners.push((nth, claimed, dir, content, input));
             }
             Err(error) => outcomes[nth] = Some(Err(unplaced(&claimed, error))),
         }
@@ -195,6 +192,8 @@ fn place(group: Vec<ToPlace>) -> Vec<Result<OsString, Unplaced>> {
 }
 
 fn unplaced(claimed: &Claimed, error: io::Error) -> Unplaced {
-    let gone = error.kind() == io::ErrorKind::NotFound && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
+    let gone = error.kind() == io::ErrorKind::NotFound
+        && !claimed.root.results_are_apart()
+        && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
     Unplaced { error, gone }
 }

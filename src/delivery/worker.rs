@@ -26,7 +26,7 @@ use super::delivered::Sent;
 use super::failed::{Blamed, Charge};
 use super::limits::ByteLimit;
 use super::pipeline::{Health, Line, Session};
-use super::result::Temp;
+use super::result::{Input, Temp};
 use super::slots::UploadId;
 use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
@@ -120,7 +120,7 @@ struct Prepared {
 enum Preparation {
     /// It may be sent.
     Ready(Box<Prepared>),
-    /// Its result stands there from an attempt that a crash interrupted.
+    /// Its result stands in this folder from an attempt that a crash interrupted.
     Adopted(Arc<Dir>, ContentHash, String),
     /// Its result waits in the spool, which the journal does not know.
     Spooled(ContentHash),
@@ -365,18 +365,23 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if seen.generation != job.generation {
         return Err(Fault::Changed("the file changed since it settled".into()));
     }
+    root.verify_results().map_err(|error| Fault::Host(error.to_string()))?;
+    let results = root
+        .make_results(rel, Some(&dir))
+        .map_err(|error| verdict::of_folder("cannot open the folder of the result", &error))?;
     // Nothing is sent whose result would find no name.
-    let place = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
+    let place = sidecar::find(&results, base_name(rel), Kind::Result, &tools.identity)
         .map_err(|error| verdict::of_folder("cannot look for the result file", &error))?;
     if let Place::Ours(ours) = &place
         && job.may_have_made(ours.completed_at)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
         // That attempt may have been interrupted before the result's name was durable.
-        dir.sync()
+        results
+            .sync()
             .map_err(|error| verdict::of_folder("cannot make the result of an earlier attempt durable", &error))?;
         crash::point("worker.adopting");
-        return Ok(Preparation::Adopted(dir, sha256, name.to_string_lossy().into_owned()));
+        return Ok(Preparation::Adopted(results, sha256, name.to_string_lossy().into_owned()));
     }
     if let Some(sha256) = claimed.find_spooled(&dir, &file, &seen)? {
         return Ok(Preparation::Spooled(sha256));
@@ -388,7 +393,8 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if dir.writers(&file) == Writers::Some {
         return Err(Fault::Changed("somebody has the file open for writing".into()));
     }
-    let temp = Temp::create(folder, &dir, claimed.object_id(), (base_name(rel), &seen), tools.identity.uid)
+    let input = Input { dir: &dir, name: base_name(rel), seen: &seen };
+    let temp = Temp::create(folder, &results, claimed.object_id(), Some(input), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     let small =
         read_small(&file, seen.generation.size).map_err(|error| verdict::of_file("cannot read the file", &error))?;
