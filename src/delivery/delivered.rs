@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
+use super::groups::{ToPlace, Unplaced};
 use super::result::{Input, Temp, remove_error_file};
 use super::text::text_of;
 use super::verdict::Fault;
@@ -22,7 +23,7 @@ use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
 use crate::crash;
-use crate::fs::{Dir, Look, Seen, base_name};
+use crate::fs::{Dir, Seen, base_name};
 use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
 use crate::meters::meters;
@@ -43,8 +44,6 @@ pub struct Sent {
     pub sha256: ContentHash,
     /// The folder of the input.
     pub dir: Arc<Dir>,
-    /// The folder of the result.
-    pub results: Arc<Dir>,
     /// The begun result file.
     pub temp: Temp,
     /// The input as it was sent.
@@ -64,7 +63,7 @@ enum Placed {
 impl Claimed {
     /// Writes the result, then records the delivery.
     pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
-        let Sent { uploaded, sha256, dir, results, temp, seen, flight } = sent;
+        let Sent { uploaded, sha256, dir, temp, seen, flight } = sent;
         let warning = uploaded.invalid_utf8.then(|| {
             "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
         });
@@ -93,7 +92,6 @@ impl Claimed {
         };
         drop(content);
         crash::point("delivered.placed");
-        self.remove_error_file(results).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -232,23 +230,11 @@ impl Claimed {
         let mut begun = Some(temp);
         let mut waiting = None;
         loop {
-            let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
-            let placed = blocking(move || {
-                let (identity, rel, root) = (&claimed.tools.identity, &claimed.job.path, &claimed.root);
-                let place = || -> io::Result<_> {
-                    let temp = temp.map_or_else(|| claimed.begin(&dir, &seen), Ok)?;
-                    temp.place(&bytes, base_name(rel), Kind::Result, identity)
-                };
-                place().map_err(|error| {
-                    let gone = error.kind() == io::ErrorKind::NotFound
-                        && !root.results_are_apart()
-                        && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
-                    (error, gone)
-                })
-            });
-            let (error, gone) = match placed.await {
+            let (claimed, dir, content_too) = (self.clone(), dir.clone(), content.clone());
+            let file = ToPlace { claimed, dir, temp: begun.take(), content: content_too, seen: *seen };
+            let Unplaced { error, gone } = match self.tools.groups.place(file).await {
                 Ok(name) => return Ok(Placed::Here(name)),
-                Err(failed) => failed,
+                Err(unplaced) => unplaced,
             };
             let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
             if gone {

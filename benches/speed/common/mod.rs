@@ -2,8 +2,10 @@
 //! account of a process.
 
 mod counting;
+mod disk;
 mod distance;
 mod host;
+mod inside;
 mod peers;
 mod process;
 
@@ -11,8 +13,10 @@ use std::fs;
 use std::time::Duration;
 
 pub use counting::allocations;
+pub use disk::{DiskRate, disk_rate};
 pub use distance::{Distance, Seen};
 pub use host::{Daemon, Engine, Host, KEY};
+pub use inside::Inside;
 pub use peers::{answer_of, peer};
 pub use process::{Usage, usage};
 
