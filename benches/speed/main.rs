@@ -14,9 +14,12 @@
     clippy::print_stderr
 )]
 
+mod backlog;
 mod commands;
 mod common;
+mod idle;
 mod journal_growth;
+mod start;
 
 use std::process::ExitCode;
 
@@ -32,11 +35,26 @@ struct Bench {
 }
 
 const BENCHES: &[Bench] = &[
+    Bench {
+        name: "backlog",
+        about: "[FILES [filled]] many files at the start, and after a restart; `filled`: without the uploads",
+        run: backlog::run,
+    },
     Bench { name: "commands", about: "how soon the commands answer on a journal of 100,000 jobs", run: commands::run },
+    Bench {
+        name: "idle",
+        about: "[SECONDS] what the daemon takes with 100,000 finished files and nothing to do",
+        run: idle::run,
+    },
     Bench {
         name: "journal-growth",
         about: "[FILES [KEPT]] the journal's size over so many lifecycles, with so many absent records kept",
         run: journal_growth::run,
+    },
+    Bench {
+        name: "start",
+        about: "[build] how large the program is, and how soon it is ready; `build`: and how long it compiles",
+        run: start::run,
     },
 ];
 

@@ -18,6 +18,7 @@ use super::home::{FORMAT, Home, Id};
 use super::layout;
 use super::patience::{Overdue, Patience};
 use super::record::{self, Meta};
+use super::rekey;
 use super::store::{ReadError, Store, SyncFile};
 use crate::crash;
 use crate::job::Counters;
@@ -148,6 +149,10 @@ pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Conten
     if home.has_journal()? {
         match open_existing(&home, ways) {
             Ok(Some((db, id, content))) => {
+                if content.scattered {
+                    let moved = caught(&home.journal(), || rekey::rekey(&db, &content));
+                    moved.map_err(|trouble| unusable(&home, trouble))?;
+                }
                 // What a killed predecessor wrote and did not wait for becomes durable, too.
                 let store = Store::new(db, ways.sync_file, home, id, content.sequence)?;
                 let opened = Opened { records: content.records, quarantined, fresh: false };

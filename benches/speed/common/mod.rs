@@ -4,13 +4,15 @@
 mod host;
 mod peers;
 mod process;
+mod tree;
 
 use std::fs;
 use std::time::Duration;
 
-pub use host::{Daemon, Engine, Host, KEY};
+pub use host::{Daemon, Engine, Host, KEY, PROGRAM};
 pub use peers::{answer_of, peer};
-pub use process::{Usage, usage};
+pub use process::{Usage, usage, wakeups};
+pub use tree::{Tree, bare_walk};
 
 /// The machine, in one line.
 pub fn machine() -> String {
