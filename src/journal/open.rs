@@ -24,8 +24,9 @@ use crate::crash;
 use crate::job::Counters;
 use crate::panics;
 
-/// sled's cache, in bytes; its default is 1 GiB.
-const CACHE: u64 = 16 << 20;
+/// sled's cache, in bytes, as its rows are on disk; its default is 1 GiB. A walk, or a drop of many files, stays within a few
+/// folders at a time, whose records stand side by side; more would be memory for nothing.
+const CACHE: u64 = 4 << 20;
 /// sled releases its files a moment after the last handle is gone; so long an open waits for one that this very
 /// process closed. Another process is kept out by our own lock.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);

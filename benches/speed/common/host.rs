@@ -104,6 +104,8 @@ impl Host {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.path("config.toml")).args(args);
+        // As the unit says.
+        command.env("MALLOC_ARENA_MAX", "2");
         command.env("ROCKETRIDE_APIKEY", KEY).stdin(Stdio::null());
         command
     }
