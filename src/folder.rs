@@ -7,9 +7,10 @@ mod tenures;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -20,6 +21,7 @@ use crate::config::Watch;
 use crate::crash;
 use crate::fs::{Dir, Root};
 use crate::job::{Job, Millis};
+use crate::locks::lock;
 use crate::sidecar;
 
 /// Words that intake may have waiting; changed paths that find no room are found again by the next scan.
@@ -45,6 +47,8 @@ pub struct Folder {
     settling: AtomicU64,
     /// Whether one scan has gone through the whole root since the start.
     scanned: AtomicBool,
+    /// Whether it left the configuration, or another one has its place since: nobody looks at it any more.
+    retired: AtomicBool,
     /// How new files and writers are noticed, for those who look at the daemon.
     noticing: Mutex<Noticing>,
     /// An operator wants the folder walked at once.
@@ -123,6 +127,15 @@ struct Hold {
     pause: Duration,
 }
 
+/// Opens the folder of a watch, and the one that its results go to, which both must be there.
+pub fn open_root(watch: &Watch) -> io::Result<Root> {
+    let root = Root::open(&watch.path)?;
+    match &watch.results.directory {
+        Some(directory) => root.with_results(directory, &watch.name),
+        None => Ok(root),
+    }
+}
+
 impl Folder {
     /// A folder that nobody has looked at yet, and what intake is to listen to.
     pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
@@ -143,6 +156,7 @@ impl Folder {
     pub fn renewed(&self, watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
         let (words, receiver) = mpsc::channel(WORDS);
         *lock(&self.kept.words) = words;
+        self.retire();
         (Self::of(watch, self.kept.clone()), receiver)
     }
 
@@ -153,6 +167,7 @@ impl Folder {
             kept,
             settling: AtomicU64::new(0),
             scanned: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             noticing: Mutex::default(),
             rescan: Notify::new(),
         })
@@ -164,6 +179,24 @@ impl Folder {
             Availability::Open(root) => Some(root.clone()),
             Availability::Starting | Availability::Unavailable(_) => None,
         }
+    }
+
+    /// Nobody will look at this folder any more: whoever waits for its first look or scan waits in vain. What is in flight
+    /// goes on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.root.send_if_modified(|availability| {
+            let is_waited_for = matches!(availability, Availability::Starting);
+            if is_waited_for {
+                *availability = Availability::Unavailable("its watch was changed or removed".into());
+            }
+            is_waited_for
+        });
+    }
+
+    /// Whether nobody looks at it any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Follows the availability of the root.
@@ -258,7 +291,7 @@ impl Folder {
     }
 
     /// Removes a temp file that a crash left, unless a worker of this process is writing it.
-    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> std::io::Result<bool> {
+    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> io::Result<bool> {
         debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
         let temps = lock(&self.kept.temps);
         // A second link is what a crash between link and unlink leaves; this name goes, the other stays.
@@ -358,7 +391,20 @@ impl Drop for TempClaim {
     }
 }
 
-/// These locks guard plain data that no panic can leave half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    #[test]
+    fn who_waits_for_the_first_look_at_a_folder_that_was_replaced_does_not_wait_for_ever() {
+        let text = "[server]\nuri = \"http://127.0.0.1\"\napi_key_file = \"k\"\n[pipelines.p]\nfile = \"p.pipe\"\n\
+                    [[watch]]\nname = \"in\"\npath = \"/in\"\npipeline = \"p\"\n";
+        let config = Config::parse(text, Path::new("/etc/x.toml"), &Environment::default()).unwrap();
+        let (earlier, _words) = Folder::new(config.watches[0].clone());
+        let (later, _words) = earlier.renewed(config.watches[0].clone());
+        assert!(earlier.is_retired() && !later.is_retired());
+        assert!(matches!(&*earlier.availability().borrow(), Availability::Unavailable(_)));
+        assert!(matches!(&*later.availability().borrow(), Availability::Starting));
+    }
 }

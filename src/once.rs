@@ -18,7 +18,7 @@ pub struct Once {
     pub failed: u64,
     /// Files that this host cannot read.
     pub blocked: u64,
-    /// Files that did not settle within `retry.max`.
+    /// Files that did not settle, when none did any more for `retry.max`.
     pub unsettled: u64,
     /// Watches whose folder is not to be had, or that this host could not serve for `retry.max`.
     pub unavailable: Vec<String>,
@@ -42,6 +42,7 @@ impl Since {
 pub async fn complete(config: Arc<Config>, journal: Journal, folders: Vec<Arc<Folder>>, lines: Vec<Arc<Line>>) -> Once {
     let patience = config.retry.max;
     let (mut settling_since, mut held_since) = (Since::default(), Since::default());
+    let mut settling_before = 0;
     loop {
         tokio::time::sleep(CHECK).await;
         let now = Instant::now();
@@ -78,6 +79,10 @@ pub async fn complete(config: Arc<Config>, journal: Journal, folders: Vec<Arc<Fo
             if folder.held_until(now).is_some() || folder.has_unplaced() || spooled > 0 {
                 held.push(folder.watch.name.clone());
             }
+        }
+        // As long as they become fewer, somebody is at work on them.
+        if settling < std::mem::replace(&mut settling_before, settling) {
+            settling_since = Since::default();
         }
         let long_settling = settling_since.note(settling > 0) >= patience;
         if held_since.note(!held.is_empty()) >= patience {

@@ -172,7 +172,7 @@ fn restart(host: &Host, known: usize) -> Restart {
     Restart {
         first: first.saturating_sub(SETTLE),
         cpu: usage.cpu.as_secs_f64() * 1e6 / known as f64,
-        scan: ended - began,
+        scan: ended.saturating_sub(began),
         walk,
         memory,
     }

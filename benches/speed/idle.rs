@@ -56,7 +56,7 @@ fn observe(host: &Host, engine: &Engine, watch: &str, span: Duration, what: &str
     sleep(span);
     let after = daemon.usage();
     let seconds = began.elapsed().as_secs_f64();
-    let percent = (after.cpu - usage.cpu).as_secs_f64() / seconds * 100.0;
+    let percent = after.cpu.saturating_sub(usage.cpu).as_secs_f64() / seconds * 100.0;
     let woken = daemon.wakeups().saturating_sub(wakeups) as f64 / seconds;
     println!("{what:24} {percent:>12.3} {woken:>12.1} {:>10} {:>10}", after.memory >> 10, after.peak >> 10);
     daemon.stop();

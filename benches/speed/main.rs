@@ -9,7 +9,9 @@
     dead_code,
     unused_imports,
     clippy::unwrap_used,
+    clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     clippy::print_stdout,
     clippy::print_stderr
 )]

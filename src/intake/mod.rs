@@ -40,7 +40,7 @@ use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
-use crate::folder::{Availability, Folder, Standing, Word};
+use crate::folder::{Availability, Folder, Standing, Word, open_root};
 use crate::fs::{Mounts, Root, RootId, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
@@ -83,10 +83,19 @@ pub struct Intake {
     unsure_said: bool,
     /// A file was found whose marker can never stand there, and it was said so.
     never_said: bool,
-    /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
-    mounted: bool,
+    /// What was mounted when the root was open last.
+    mounted: Mounted,
     /// What was mounted beneath the root when it was open last.
     mounts: Option<(RootId, Mounts)>,
+}
+
+/// Where filesystems of their own were mounted: without them, what stands there are other folders.
+#[derive(Debug, Clone, Copy, Default)]
+struct Mounted {
+    /// At the root.
+    root: bool,
+    /// At the folder that results go to.
+    results: bool,
 }
 
 /// How new files of a root are noticed.
@@ -148,7 +157,7 @@ impl Intake {
             started: Instant::now(),
             unsure_said: false,
             never_said: false,
-            mounted: false,
+            mounted: Mounted::default(),
             mounts: None,
         }
     }
@@ -179,18 +188,23 @@ impl Intake {
             let mounts = self.mounts.clone();
             let opened = blocking(move || {
                 let watch = &folder.watch;
-                let mut root = Root::open(&watch.path)?;
+                let mut root = open_root(watch)?;
                 if let Some((id, mounts)) = mounts
                     && id == root.id()
                 {
                     root = root.with_mounts(mounts);
                 }
                 let top = root.dir(Path::new(""))?;
-                let mounted = top.device()? != top.above()?.device()?;
+                let mounted = Mounted { root: top.is_mount()?, results: root.results_are_mounted()? };
                 // The folder beneath a mount shows; one that was served before is no stranger.
-                if was_mounted && !mounted && !folder.knows(&root) {
+                if was_mounted.root && !mounted.root && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
+                if was_mounted.results && !mounted.results {
+                    let why = "the filesystem that was mounted at the results directory is gone: mount it, or restart the daemon";
+                    return Err(std::io::Error::other(why));
+                }
+                root.results_may_be_made()?;
                 // A root that cannot be listed cannot be served either.
                 drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;

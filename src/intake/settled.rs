@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 const HASH_BUDGET: u64 = 256 * 1024 * 1024;
 /// When a path is looked at again that could not be looked at.
 const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
-/// When a path is looked at again whose earlier generation is on its way.
+/// When a path is looked at again whose earlier generation is on its way, or that is gone while it is.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
 
 impl Intake {
@@ -46,6 +46,7 @@ impl Intake {
                 }
                 Inspection::Candidate(_) | Inspection::Nothing => self.settling.remove(&rel),
                 Inspection::Gone => gone.push(rel),
+                Inspection::Busy => self.settling.postpone(&rel, BUSY_DELAY, now),
                 Inspection::Unmarkable => {
                     self.say_unmarkable(&rel);
                     self.settling.remove(&rel);

@@ -83,7 +83,6 @@ mod tests {
     #[test]
     fn the_keys_are_those_that_stand_in_journals() {
         let bytes = FileKey::new(WatchId::of("in"), Path::new("a/b")).to_bytes();
-        let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(shown, "582967534d0f909dca978112ca1bc14cddc033f64b9dea80");
+        assert_eq!(hex::encode(bytes), "582967534d0f909dca978112ca1bc14cddc033f64b9dea80");
     }
 }

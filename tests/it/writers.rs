@@ -244,6 +244,27 @@ async fn a_delivered_file_that_is_removed_and_dropped_again_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_removed_while_its_delivery_ends_and_dropped_again_is_sent_again() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "");
+    // Every last look at the file has been taken when the reply is awaited.
+    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_millis(1500))).times(1));
+    let daemon = host.start();
+    let path = host.write("in/f.txt", "the same");
+    wait_for("the close", || engine.faults().hits(late) == 1).await;
+    std::fs::remove_file(&path).unwrap();
+    has_result(&host, "f.txt", b"the same").await;
+    wait_for("its absence to be known", || {
+        let (_, out, err) = host.output(&["retry", "--dry-run", path.to_str().unwrap()]);
+        (out + &err).contains("its file is no longer there")
+    })
+    .await;
+    std::fs::write(&path, "the same").unwrap();
+    wait_for("the second delivery", || delivered_as(&engine, "f.txt").len() == 2).await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn links_pipes_and_sockets_are_ignored_and_block_nothing() {
     let (host, engine) = (Host::new(), engine().await);
     host.configure(&engine.uri(), "");
