@@ -16,10 +16,12 @@
     clippy::print_stderr
 )]
 
+mod backlog;
 mod commands;
 mod common;
 mod daemon;
 mod fairness;
+mod idle;
 mod journal_growth;
 mod latency;
 mod limits;
@@ -27,6 +29,7 @@ mod memory;
 mod round_trips;
 mod send_files;
 mod sender;
+mod start;
 
 use std::process::ExitCode;
 
@@ -42,6 +45,11 @@ struct Bench {
 }
 
 const BENCHES: &[Bench] = &[
+    Bench {
+        name: "backlog",
+        about: "[FILES [filled]] many files at the start, and after a restart; `filled`: without the uploads",
+        run: backlog::run,
+    },
     Bench { name: "commands", about: "how soon the commands answer on a journal of 100,000 jobs", run: commands::run },
     Bench {
         name: "daemon",
@@ -52,6 +60,11 @@ const BENCHES: &[Bench] = &[
         name: "fairness",
         about: "[HEAP [PROBES]] how long a file of one pipeline takes while another pipeline has a heap of them",
         run: fairness::run,
+    },
+    Bench {
+        name: "idle",
+        about: "[SECONDS] what the daemon takes with 100,000 finished files and nothing to do",
+        run: idle::run,
     },
     Bench {
         name: "journal-growth",
@@ -82,6 +95,11 @@ const BENCHES: &[Bench] = &[
         name: "send-files",
         about: "[FILES [MIB]] the library beside the official SDK and a bare WebSocket loop, small files and large",
         run: send_files::run,
+    },
+    Bench {
+        name: "start",
+        about: "[build] how large the program is, and how soon it is ready; `build`: and how long it compiles",
+        run: start::run,
     },
 ];
 
