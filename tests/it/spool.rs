@@ -80,6 +80,7 @@ async fn a_result_whose_folder_became_read_only_outlives_a_kill_and_nothing_is_s
     host.all_have_results(&names).await;
     host.assert_delivered_uncharged(&names);
     assert_sent_once(&engine, &["a.txt".into(), "late.txt".into()]);
+    daemon.logged("\"message\":\"delivered\"").await;
     let log = daemon.log();
     assert!(log.find(PLACED) < log.find("\"message\":\"delivered\""), "what is waited for comes first");
     daemon.stop().await;
