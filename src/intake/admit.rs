@@ -178,7 +178,7 @@ impl<'a> Desk<'a> {
             return Ok(match (still_there, is_known) {
                 (true, true) => Decision::Nothing,
                 (true, false) => Decision::Record(Event::SameContent { generation: settled }),
-                (false, true) => Decision::Record(Event::Requeue { at: now }),
+                (false, true) => Decision::Record(Event::Requeue { at: now, delivered_too: false }),
                 (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
             });
         }
