@@ -125,11 +125,14 @@ impl Claimed {
         if let Err(error) = self.root.verify() {
             return Try::Refused(error.to_string());
         }
+        // Nor may it be another one by now than the file was in: a post-action would find the file without its result.
+        if !self.folder.can_tell(&self.job) {
+            let why =
+                "another folder than the file was in stands at the watch's path now; put that one back (mount it)";
+            return Try::Refused(why.into());
+        }
         let refused = |error: io::Error| {
-            if error.kind() == io::ErrorKind::NotFound
-                && matches!(self.root.look(rel), Look::Absent)
-                && self.folder.can_tell(&self.job)
-            {
+            if error.kind() == io::ErrorKind::NotFound && matches!(self.root.look(rel), Look::Absent) {
                 Try::Gone
             } else {
                 Try::Refused(error.to_string())
