@@ -90,7 +90,7 @@ impl Claimed {
         };
         drop(content);
         crash::point("delivered.placed");
-        self.remove_error_file(dir).await;
+        let is_absent = self.tidy(dir).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -103,7 +103,7 @@ impl Claimed {
         meters().upload_duration.observe(flight.began.elapsed().as_secs_f64());
         self.tools.board.succeeded(&self.folder.watch.pipeline, unix_millis());
         drop(flight);
-        self.delivered(sha256, &name, warning).await
+        self.delivered(sha256, &name, warning, is_absent).await
     }
 
     /// Records that the result of an interrupted attempt stands there already.
@@ -114,36 +114,63 @@ impl Claimed {
         );
         meters().file_ended(&self.folder.watch.name, "adopted");
         // That attempt may have been interrupted before this.
-        self.remove_error_file(dir).await;
-        self.delivered(sha256, sidecar.as_ref(), None).await
+        let is_absent = self.tidy(dir).await;
+        self.delivered(sha256, sidecar.as_ref(), None, is_absent).await
     }
 
-    /// Removes the error file of an earlier failure.
-    async fn remove_error_file(&self, dir: Arc<Dir>) {
-        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
-        if let Err(error) = blocking(move || remove_error_file(&dir, &input, &identity)).await {
-            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
-        }
+    /// Removes the error file of an earlier failure. Whether the input is gone by now.
+    async fn tidy(&self, dir: Arc<Dir>) -> bool {
+        let claimed = self.clone();
+        blocking(move || {
+            let (path, identity) = (&claimed.job.path, &claimed.tools.identity);
+            if let Err(error) = remove_error_file(&dir, base_name(path), identity) {
+                tracing::warn!(path = %Shown(path), %error, "cannot remove the error file of an earlier failure");
+            }
+            claimed.is_absent()
+        })
+        .await
     }
 
-    async fn delivered(&self, sha256: ContentHash, sidecar: &OsStr, warning: Option<String>) -> Result<(), Failure> {
-        match self.record_placed(sha256, sidecar, warning).await? {
+    /// Whether a file that stays where it is after its delivery is known to be gone already. Blocks.
+    ///
+    /// While it is being sent intake cannot note that, and never hears of it again: the same content, dropped there once
+    /// more, would count as sent.
+    pub(super) fn is_absent(&self) -> bool {
+        // A post-action sees for itself.
+        self.folder.watch.on_success == OnSuccess::Keep
+            && matches!(self.root.look(&self.job.path), Look::Absent)
+            && self.folder.can_tell(&self.job)
+    }
+
+    async fn delivered(
+        &self,
+        sha256: ContentHash,
+        sidecar: &OsStr,
+        warning: Option<String>,
+        is_absent: bool,
+    ) -> Result<(), Failure> {
+        match self.record_placed(sha256, sidecar, warning, is_absent).await? {
             Some(job) if job.state == JobState::Delivered => Self { job, ..self.clone() }.finish().await,
             _ => Ok(()),
         }
     }
 
-    /// Tells the journal that the result stands at its place; then nothing of it is left in the spool.
+    /// Tells the journal that the result stands at its place, and if its file is gone that too; then nothing of it is left
+    /// in the spool.
     pub(super) async fn record_placed(
         &self,
         sha256: ContentHash,
         sidecar: &OsStr,
         warning: Option<String>,
+        is_absent: bool,
     ) -> Result<Option<Job>, Failure> {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
         let sidecar = sidecar.to_string_lossy().into_owned();
         let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
         crash::point("delivered.recorded");
+        if is_absent && job.as_ref().is_some_and(|job| job.state == JobState::Done) {
+            self.apply(Event::Gone).await?;
+        }
         if job.is_some() {
             self.clear_spool().await;
         }
