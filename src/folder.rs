@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use self::tenures::Tenures;
 use crate::config::Watch;
 use crate::crash;
-use crate::fs::{Dir, Root};
+use crate::fs::{Dir, Mounts, Root, RootId};
 use crate::job::{Job, Millis};
 use crate::sidecar;
 
@@ -65,6 +65,16 @@ struct Kept {
     unplaced: AtomicU64,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
     strays: Mutex<BTreeSet<PathBuf>>,
+    mounted: Mutex<Mounted>,
+}
+
+/// What was mounted when the root was open last.
+#[derive(Debug, Default)]
+struct Mounted {
+    /// A filesystem of its own at the root: without it, what stands there is another folder.
+    at_root: bool,
+    /// Beneath this root.
+    beneath: Option<(RootId, Mounts)>,
 }
 
 /// What intake is told or asked.
@@ -134,6 +144,7 @@ impl Folder {
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
             strays: Mutex::default(),
+            mounted: Mutex::default(),
         };
         (Self::of(watch, Arc::new(kept)), receiver)
     }
@@ -184,6 +195,25 @@ impl Folder {
     /// Whether this very folder stood at the path before, since the start.
     pub fn knows(&self, root: &Root) -> bool {
         lock(&self.kept.tenures).knows(root.id())
+    }
+
+    /// Notes what is mounted at a root that was opened, and beneath it.
+    pub fn note_mounts(&self, root: &Root, at_root: bool) {
+        *lock(&self.kept.mounted) = Mounted { at_root, beneath: Some((root.id(), root.mounts())) };
+    }
+
+    /// A root that knows what was mounted beneath it when it was open last.
+    #[must_use]
+    pub fn with_mounts(&self, root: Root) -> Root {
+        match &lock(&self.kept.mounted).beneath {
+            Some((id, mounts)) if *id == root.id() => root.with_mounts(mounts.clone()),
+            _ => root,
+        }
+    }
+
+    /// Whether a filesystem of its own was mounted at the root when it was open last.
+    pub fn was_mounted(&self) -> bool {
+        lock(&self.kept.mounted).at_root
     }
 
     /// Notes that the folder at the path was removed: it was empty then.

@@ -40,7 +40,7 @@ use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
 use crate::folder::{Availability, Folder, Standing, Word};
-use crate::fs::{Mounts, Root, RootId, base_name};
+use crate::fs::{Root, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
@@ -82,10 +82,6 @@ pub struct Intake {
     unsure_said: bool,
     /// A file was found whose marker can never stand there, and it was said so.
     never_said: bool,
-    /// A filesystem of its own was mounted at the root: without it, what stands there is another folder.
-    mounted: bool,
-    /// What was mounted beneath the root when it was open last.
-    mounts: Option<(RootId, Mounts)>,
 }
 
 /// How new files of a root are noticed.
@@ -147,8 +143,6 @@ impl Intake {
             started: Instant::now(),
             unsure_said: false,
             never_said: false,
-            mounted: false,
-            mounts: None,
         }
     }
 
@@ -174,20 +168,14 @@ impl Intake {
     async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let (folder, roots, was_mounted) = (self.folder.clone(), self.roots.clone(), self.mounted);
-            let mounts = self.mounts.clone();
+            let (folder, roots) = (self.folder.clone(), self.roots.clone());
             let opened = blocking(move || {
                 let watch = &folder.watch;
-                let mut root = Root::open(&watch.path)?;
-                if let Some((id, mounts)) = mounts
-                    && id == root.id()
-                {
-                    root = root.with_mounts(mounts);
-                }
+                let root = folder.with_mounts(Root::open(&watch.path)?);
                 let top = root.dir(Path::new(""))?;
                 let mounted = top.device()? != top.above()?.device()?;
                 // The folder beneath a mount shows; one that was served before is no stranger.
-                if was_mounted && !mounted && !folder.knows(&root) {
+                if folder.was_mounted() && !mounted && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
                 // A root that cannot be listed cannot be served either.
@@ -204,8 +192,7 @@ impl Intake {
             };
             match outcome {
                 Ok((root, mounted, in_use)) => {
-                    self.mounted = mounted;
-                    self.mounts = Some((root.id(), root.mounts()));
+                    self.folder.note_mounts(&root, mounted);
                     if self.folder.opened(&root, unix_millis()) {
                         tracing::warn!(
                             watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path),
