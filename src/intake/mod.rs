@@ -279,8 +279,12 @@ impl Intake {
                     self.notice(&path);
                 }
                 () = sleep_until(look_at) => {
-                    for folder in self.settle(&root).await? {
+                    let looked = self.settle(&root).await?;
+                    for folder in looked.folders {
                         rounds.appeared(folder);
+                    }
+                    if looked.dropped {
+                        rounds.rescan();
                     }
                 }
                 _ = root_check.tick() => {

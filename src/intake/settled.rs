@@ -24,15 +24,24 @@ const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
 /// When a path is looked at again whose earlier generation is on its way, or that is gone while it is.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
 
+/// What came of a look beyond what the journal was told.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// Paths that are folders.
+    pub(super) folders: Vec<PathBuf>,
+    /// Paths that cannot be looked at gave way to others: the next scan finds them again.
+    pub(super) dropped: bool,
+}
+
 impl Intake {
-    /// Looks at the paths whose time has come, and admits those that have settled. Returns those that are folders.
-    pub(super) async fn settle(&mut self, root: &Arc<Root>) -> Result<Vec<PathBuf>, Failure> {
+    /// Looks at the paths whose time has come, and admits those that have settled.
+    pub(super) async fn settle(&mut self, root: &Arc<Root>) -> Result<Looked, Failure> {
         let due = self.settling.due(self.started.elapsed(), BATCH);
         let inspected =
             self.at_desk(root, move |desk| due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>());
         let inspected = inspected.await;
         let now = self.started.elapsed();
-        let (mut settled, mut gone, mut folders) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut settled, mut gone, mut looked) = (Vec::new(), Vec::new(), Looked::default());
         for (inspection, rel) in inspected {
             match inspection {
                 Inspection::Candidate(generation) if self.selector.file(&rel).is_ok() => {
@@ -53,11 +62,11 @@ impl Intake {
                 }
                 Inspection::Directory => {
                     self.settling.remove(&rel);
-                    folders.push(rel);
+                    looked.folders.push(rel);
                 }
                 Inspection::Unknown(error) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be looked at now");
-                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
+                    looked.dropped |= !self.settling.unknown(&rel, UNKNOWN_DELAY, now);
                 }
             }
         }
@@ -99,12 +108,12 @@ impl Intake {
                 Decision::Writing | Decision::Later(None) => self.settling.restart(&rel, now),
                 Decision::Later(Some(error)) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be admitted now");
-                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
+                    looked.dropped |= !self.settling.unknown(&rel, UNKNOWN_DELAY, now);
                 }
             }
         }
         self.record(events).await?;
-        Ok(folders)
+        Ok(looked)
     }
 
     async fn record(&mut self, events: Vec<(PathBuf, Event)>) -> Result<(), Failure> {
