@@ -279,7 +279,10 @@ impl Intake {
                     self.notice(&path);
                 }
                 () = sleep_until(look_at) => {
-                    let looked = self.settle(&root).await?;
+                    let looked = match self.settle(&root).await? {
+                        Ok(looked) => looked,
+                        Err(reason) => return Ok(reason),
+                    };
                     for folder in looked.folders {
                         rounds.appeared(folder);
                     }
@@ -288,20 +291,27 @@ impl Intake {
                     }
                 }
                 _ = root_check.tick() => {
-                    let checked = root.clone();
-                    let check = move || checked.verify().map_err(|error| (error, checked.is_removed()));
-                    match timeout(ROOT_TIMEOUT, blocking(check)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err((error, removed))) => {
-                            if removed.unwrap_or(false) {
-                                self.folder.removed();
-                            }
-                            return Ok(error.to_string());
-                        }
-                        Err(_) => return Ok(DOES_NOT_ANSWER.into()),
+                    if let Err(reason) = self.check_root(&root).await {
+                        return Ok(reason);
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the root is what it was; if not, why.
+    async fn check_root(&self, root: &Arc<Root>) -> Result<(), String> {
+        let checked = root.clone();
+        let check = move || checked.verify().map_err(|error| (error, checked.is_removed()));
+        match timeout(ROOT_TIMEOUT, blocking(check)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((error, removed))) => {
+                if removed.unwrap_or(false) {
+                    self.folder.removed();
+                }
+                Err(error.to_string())
+            }
+            Err(_) => Err(DOES_NOT_ANSWER.into()),
         }
     }
 

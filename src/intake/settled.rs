@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::admit::{Decision, Desk, Inspection};
 use super::settle::Verdict;
-use super::{Intake, QUIET_UNSURE};
+use super::{Intake, QUIET_UNSURE, ROOT_CHECK};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::fs::Root;
@@ -34,12 +34,16 @@ pub(super) struct Looked {
 }
 
 impl Intake {
-    /// Looks at the paths whose time has come, and admits those that have settled.
-    pub(super) async fn settle(&mut self, root: &Arc<Root>) -> Result<Looked, Failure> {
+    /// Looks at the paths whose time has come, and admits those that have settled. What is no failure, but an error, is why
+    /// the root is not what it was.
+    pub(super) async fn settle(&mut self, root: &Arc<Root>) -> Result<Result<Looked, String>, Failure> {
         let due = self.settling.due(self.started.elapsed(), BATCH);
         let inspected =
             self.at_desk(root, move |desk| due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>());
-        let inspected = inspected.await;
+        let inspected = match inspected.await {
+            Ok(inspected) => inspected,
+            Err(reason) => return Ok(Err(reason)),
+        };
         let now = self.started.elapsed();
         let (mut settled, mut gone, mut looked) = (Vec::new(), Vec::new(), Looked::default());
         for (inspection, rel) in inspected {
@@ -82,7 +86,10 @@ impl Intake {
             }
             (decided, desk.unsure())
         });
-        let (decided, unsure) = decided.await;
+        let (decided, unsure) = match decided.await {
+            Ok(decided) => decided,
+            Err(reason) => return Ok(Err(reason)),
+        };
         if unsure.is_none()
             && decided.iter().any(|(decision, _)| matches!(decision, Decision::Record(_) | Decision::Writing))
         {
@@ -113,7 +120,7 @@ impl Intake {
             }
         }
         self.record(events).await?;
-        Ok(looked)
+        Ok(Ok(looked))
     }
 
     async fn record(&mut self, events: Vec<(PathBuf, Event)>) -> Result<(), Failure> {
@@ -177,14 +184,56 @@ impl Intake {
         }
     }
 
-    /// Runs a closure that blocks on the disk.
+    /// Runs a closure that blocks on the disk. That may take long, for files are read; but if the root is not what it was
+    /// meanwhile, or does not answer, this says so and does not wait for the end: nothing else would notice it.
     async fn at_desk<T: Send + 'static>(
         &self,
         root: &Arc<Root>,
         work: impl FnOnce(Desk<'_>) -> T + Send + 'static,
-    ) -> T {
-        let (folder, root, journal, identity) =
+    ) -> Result<T, String> {
+        let (folder, desk_root, journal, identity) =
             (self.folder.clone(), root.clone(), self.journal.clone(), self.identity.clone());
-        blocking(move || work(Desk::new(&folder, &root, &journal, &identity))).await
+        let mut work = std::pin::pin!(blocking(move || work(Desk::new(&folder, &desk_root, &journal, &identity))));
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(ROOT_CHECK) => self.check_root(root).await?,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+    use crate::folder::Folder;
+    use crate::identity::Identity;
+    use crate::intake::overlap::Roots;
+    use crate::journal::Journal;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_look_that_never_ends_does_not_hide_that_the_root_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inbox, state) = (dir.path().join("in"), dir.path().join("state"));
+        std::fs::create_dir(&inbox).unwrap();
+        let text = format!(
+            "[server]\nuri = \"http://127.0.0.1\"\n[pipelines.p]\nfile = \"p.pipe\"\n[[watch]]\npath = {:?}\npipeline = \"p\"\n",
+            inbox.display().to_string()
+        );
+        let config = Config::parse(&text, Path::new("/etc/config.toml"), &Environment::default()).unwrap();
+        let (folder, words) = Folder::new(config.watches[0].clone());
+        let opened = state.clone();
+        let journal = blocking(move || Journal::open(&opened)).await.unwrap().0;
+        let identity = Arc::new(Identity::load(&state, None, false).unwrap());
+        let intake = Intake::new(folder, words, journal, identity, Arc::new(Roots::default()));
+        let root = Arc::new(Root::open(&inbox).unwrap());
+        assert_eq!(intake.at_desk(&root, |_| 7).await, Ok(7));
+
+        std::fs::rename(&inbox, dir.path().join("away")).unwrap();
+        let (go_on, hangs) = std::sync::mpsc::channel::<()>();
+        let looked = intake.at_desk(&root, move |_| hangs.recv().is_ok()).await;
+        assert!(looked.is_err_and(|reason| !reason.is_empty()), "the look goes on, and nobody waits for it");
+        drop(go_on);
     }
 }
