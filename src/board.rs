@@ -5,10 +5,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::job::Millis;
+use crate::locks::lock;
 
 /// Everything in flight.
 #[derive(Debug, Default)]
@@ -147,11 +148,6 @@ impl Drop for Posted {
     fn drop(&mut self) {
         lock(&self.board.flights).remove(&self.id);
     }
-}
-
-/// These locks guard plain data that no panic can leave half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,14 +1,23 @@
 //! The wall clock, for what people and records see; waiting is done on monotonic clocks only.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::job::Millis;
 
-/// Milliseconds since the Unix epoch; 1 for a clock that stands before it, for 0 is due before everything.
+/// When this process first asked for the time.
+static FIRST_ASKED: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Milliseconds since the Unix epoch, never 0, which is due before everything.
+///
+/// For a clock that stands before the epoch the time since this process first asked: whatever it is, it passes.
 pub fn unix_millis() -> Millis {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX).max(1))
+    let first_asked = *FIRST_ASKED;
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_else(|_| first_asked.elapsed()))
+}
+
+fn millis(time: Duration) -> Millis {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// RFC 3339 in UTC, to the millisecond.

@@ -22,6 +22,7 @@ use tokio::task::JoinError;
 
 use self::parts::{Parts, ReloadError};
 use self::tasks::{Tasks, panicked};
+use crate::admin::hints::Hints;
 use crate::admin::history::History;
 use crate::admin::wire::Reloaded;
 use crate::admin::{self, Desk};
@@ -29,7 +30,7 @@ use crate::audit;
 use crate::blocking::blocking;
 use crate::board::Board;
 use crate::clock::unix_millis;
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, LogOverrides};
 use crate::crash;
 use crate::delivery::dispatch::{Dispatcher, Shared};
 use crate::delivery::pipeline::Line;
@@ -54,12 +55,14 @@ const DISPATCHER: &str = "the dispatcher";
 const NOT_ONCE: &str = "this daemon runs once and then ends: it does not reload";
 
 /// How to run.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// End when nothing is left to do.
     pub once: bool,
     /// Let a configured instance replace the kept one.
     pub accept_new_instance: bool,
+    /// What the command line says of the log; a reload does not change it.
+    pub log: LogOverrides,
 }
 
 /// How a run ended that did not fail.
@@ -133,6 +136,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
     let mut dispatcher = tokio::spawn(panics::named(DISPATCHER.into(), dispatcher.run()));
     let started = Arc::new(Started::load(&config.state.directory));
     let mut parts = Parts::new(config.clone(), journal.clone(), identity.clone(), board.clone(), started, orders);
+    parts.log = options.log;
     parts.begin().await?;
     if !options.once {
         let running = parts.running.subscribe();
@@ -164,6 +168,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
         reloads,
         reloaded: reloaded.clone(),
         spool: audited_spool,
+        hints: Hints::default(),
         auditing: Arc::default(),
         stopping: stopped,
     });

@@ -7,9 +7,10 @@ mod tenures;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -20,6 +21,7 @@ use crate::config::Watch;
 use crate::crash;
 use crate::fs::{Dir, Mounts, Root, RootId};
 use crate::job::{Job, Millis};
+use crate::locks::lock;
 use crate::sidecar;
 
 /// Words that intake may have waiting; changed paths that find no room are found again by the next scan.
@@ -45,6 +47,8 @@ pub struct Folder {
     settling: AtomicU64,
     /// Whether one scan has gone through the whole root since the start.
     scanned: AtomicBool,
+    /// Whether it left the configuration, or another one has its place since: nobody looks at it any more.
+    retired: AtomicBool,
     /// How new files and writers are noticed, for those who look at the daemon.
     noticing: Mutex<Noticing>,
     /// An operator wants the folder walked at once.
@@ -65,16 +69,19 @@ struct Kept {
     unplaced: AtomicU64,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
     strays: Mutex<BTreeSet<PathBuf>>,
+    /// What was mounted when the root was open last.
     mounted: Mutex<Mounted>,
+    /// What was mounted beneath the root when it was open last.
+    mounts: Mutex<Option<(RootId, Mounts)>>,
 }
 
-/// What was mounted when the root was open last.
-#[derive(Debug, Default)]
-struct Mounted {
-    /// A filesystem of its own at the root: without it, what stands there is another folder.
-    at_root: bool,
-    /// Beneath this root.
-    beneath: Option<(RootId, Mounts)>,
+/// Where filesystems of their own were mounted: without them, what stands there are other folders.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mounted {
+    /// At the root.
+    pub root: bool,
+    /// At the folder that results go to.
+    pub results: bool,
 }
 
 /// What intake is told or asked.
@@ -133,6 +140,15 @@ struct Hold {
     pause: Duration,
 }
 
+/// Opens the folder of a watch, and the one that its results go to, which both must be there.
+pub fn open_root(watch: &Watch) -> io::Result<Root> {
+    let root = Root::open(&watch.path)?;
+    match &watch.results.directory {
+        Some(directory) => root.with_results(directory, &watch.name),
+        None => Ok(root),
+    }
+}
+
 impl Folder {
     /// A folder that nobody has looked at yet, and what intake is to listen to.
     pub fn new(watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
@@ -145,6 +161,7 @@ impl Folder {
             unplaced: AtomicU64::new(0),
             strays: Mutex::default(),
             mounted: Mutex::default(),
+            mounts: Mutex::default(),
         };
         (Self::of(watch, Arc::new(kept)), receiver)
     }
@@ -154,6 +171,10 @@ impl Folder {
     pub fn renewed(&self, watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
         let (words, receiver) = mpsc::channel(WORDS);
         *lock(&self.kept.words) = words;
+        if watch.results.directory != self.watch.results.directory {
+            lock(&self.kept.mounted).results = false;
+        }
+        self.retire();
         (Self::of(watch, self.kept.clone()), receiver)
     }
 
@@ -164,6 +185,7 @@ impl Folder {
             kept,
             settling: AtomicU64::new(0),
             scanned: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             noticing: Mutex::default(),
             rescan: Notify::new(),
         })
@@ -175,6 +197,24 @@ impl Folder {
             Availability::Open(root) => Some(root.clone()),
             Availability::Starting | Availability::Unavailable(_) => None,
         }
+    }
+
+    /// Nobody will look at this folder any more: whoever waits for its first look or scan waits in vain. What is in flight
+    /// goes on.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Relaxed);
+        self.root.send_if_modified(|availability| {
+            let is_waited_for = matches!(availability, Availability::Starting);
+            if is_waited_for {
+                *availability = Availability::Unavailable("its watch was changed or removed".into());
+            }
+            is_waited_for
+        });
+    }
+
+    /// Whether nobody looks at it any more.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Relaxed)
     }
 
     /// Follows the availability of the root.
@@ -197,23 +237,24 @@ impl Folder {
         lock(&self.kept.tenures).knows(root.id())
     }
 
-    /// Notes what is mounted at a root that was opened, and beneath it.
-    pub fn note_mounts(&self, root: &Root, at_root: bool) {
-        *lock(&self.kept.mounted) = Mounted { at_root, beneath: Some((root.id(), root.mounts())) };
+    /// Notes what is mounted at a root that was opened, at the folder of its results, and beneath it.
+    pub fn note_mounts(&self, root: &Root, mounted: Mounted) {
+        *lock(&self.kept.mounted) = mounted;
+        *lock(&self.kept.mounts) = Some((root.id(), root.mounts()));
     }
 
     /// A root that knows what was mounted beneath it when it was open last.
     #[must_use]
     pub fn with_mounts(&self, root: Root) -> Root {
-        match &lock(&self.kept.mounted).beneath {
+        match &*lock(&self.kept.mounts) {
             Some((id, mounts)) if *id == root.id() => root.with_mounts(mounts.clone()),
             _ => root,
         }
     }
 
-    /// Whether a filesystem of its own was mounted at the root when it was open last.
-    pub fn was_mounted(&self) -> bool {
-        lock(&self.kept.mounted).at_root
+    /// Where filesystems of their own were mounted when the root was open last.
+    pub fn was_mounted(&self) -> Mounted {
+        *lock(&self.kept.mounted)
     }
 
     /// Notes that the folder at the path was removed: it was empty then.
@@ -288,7 +329,7 @@ impl Folder {
     }
 
     /// Removes a temp file that a crash left, unless a worker of this process is writing it.
-    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> std::io::Result<bool> {
+    pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> io::Result<bool> {
         debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
         let temps = lock(&self.kept.temps);
         // A second link is what a crash between link and unlink leaves; this name goes, the other stays.
@@ -388,7 +429,20 @@ impl Drop for TempClaim {
     }
 }
 
-/// These locks guard plain data that no panic can leave half changed.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment};
+
+    #[test]
+    fn who_waits_for_the_first_look_at_a_folder_that_was_replaced_does_not_wait_for_ever() {
+        let text = "[server]\nuri = \"http://127.0.0.1\"\napi_key_file = \"k\"\n[pipelines.p]\nfile = \"p.pipe\"\n\
+                    [[watch]]\nname = \"in\"\npath = \"/in\"\npipeline = \"p\"\n";
+        let config = Config::parse(text, Path::new("/etc/x.toml"), &Environment::default()).unwrap();
+        let (earlier, _words) = Folder::new(config.watches[0].clone());
+        let (later, _words) = earlier.renewed(config.watches[0].clone());
+        assert!(earlier.is_retired() && !later.is_retired());
+        assert!(matches!(&*earlier.availability().borrow(), Availability::Unavailable(_)));
+        assert!(matches!(&*later.availability().borrow(), Availability::Starting));
+    }
 }

@@ -14,6 +14,9 @@ use crate::fs::Dir;
 /// Name of the file in the state directory that holds the instance id.
 const FILE: &str = "instance";
 
+/// A file with more is none of ours, in bytes.
+const MAX_FILE: u64 = 64 * 1024;
+
 /// Who writes results here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
@@ -67,11 +70,13 @@ impl Identity {
     pub fn load(state_dir: &Path, configured: Option<&str>, accept_new: bool) -> Result<Self, IdentityError> {
         let path = state_dir.join(FILE);
         let io_error = |source| IdentityError::Io { path: state_dir.join(FILE), source };
-        let kept = match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().is_empty() => return Err(IdentityError::Empty { path }),
-            Ok(text) => Some(text.trim().to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(io_error(error)),
+        let dir = Dir::open(state_dir).map_err(io_error)?;
+        let kept = dir.read_whole(FILE.as_ref(), MAX_FILE).and_then(|bytes| {
+            bytes.map(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is no text"))).transpose()
+        });
+        let kept = match kept.map_err(io_error)? {
+            Some(text) if text.trim().is_empty() => return Err(IdentityError::Empty { path }),
+            kept => kept.map(|text| text.trim().to_owned()),
         };
         let instance = match (kept, configured) {
             (Some(kept), None) => kept,
@@ -81,9 +86,7 @@ impl Identity {
             }
             (_, configured) => {
                 let instance = configured.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-                Dir::open(state_dir)
-                    .and_then(|dir| dir.write_whole(FILE.as_ref(), format!("{instance}\n").as_bytes()))
-                    .map_err(io_error)?;
+                dir.write_whole(FILE.as_ref(), format!("{instance}\n").as_bytes()).map_err(io_error)?;
                 instance
             }
         };

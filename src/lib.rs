@@ -28,7 +28,8 @@
 //! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
 //! | [`client`] | all of the server: connections, tasks, pipes, uploads, events |
 //! | `telemetry`, `show`, `clock`, `signals` | logs, names shown safely, the wall clock, signals |
-//! | `panics`, `progress`, `service` | panics seen and counted, heartbeats, what the service manager is told |
+//! | `panics`, `locks` | panics seen and counted; locks for which they mean nothing |
+//! | `progress`, `service` | heartbeats, what the service manager is told |
 //!
 //! # The way of a file
 //! ```text
@@ -93,6 +94,8 @@ pub mod job;
 pub mod journal;
 #[cfg(feature = "daemon")]
 pub mod lease;
+#[cfg(feature = "daemon")]
+mod locks;
 #[cfg(feature = "daemon")]
 pub mod meters;
 #[cfg(feature = "daemon")]

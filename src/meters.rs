@@ -16,6 +16,11 @@ pub const PREFIX: &str = "rocketride_ingest_";
 const OUTCOMES: [&str; 4] = ["delivered", "adopted", "failed", "vanished"];
 /// What makes ready work wait.
 const LIMITS: [&str; 2] = ["files", "bytes"];
+/// Whose fault it is that a file is tried again.
+const RETRIES: [&str; 10] =
+    ["pipeline", "task-died", "host", "descriptors", "stalled", "blocked", "changed", "stopping", "file", "failing"];
+/// Why a whole folder is walked.
+const RESCANS: [&str; 4] = ["start", "interval", "events-lost", "operator"];
 
 /// Bounds of the histograms, in seconds.
 const UPLOAD_BUCKETS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0];
@@ -141,11 +146,17 @@ impl Meters {
             self.files.with_label_values(&[watch, outcome]);
         }
         self.files_found_by_scan.with_label_values(&[watch]);
+        for reason in RESCANS {
+            self.rescans.with_label_values(&[watch, reason]);
+        }
     }
 
     /// As [`Meters::begin_watch`], for a pipeline.
     pub fn begin_pipeline(&self, pipeline: &str) {
         self.uploaded_bytes.with_label_values(&[pipeline]);
+        for kind in RETRIES {
+            self.retries.with_label_values(&[pipeline, kind]);
+        }
         for limit in LIMITS {
             self.throttled_seconds.with_label_values(&[pipeline, limit]);
         }
@@ -153,7 +164,20 @@ impl Meters {
 
     /// A file of a watch came to this end.
     pub fn file_ended(&self, watch: &str, outcome: &str) {
+        debug_assert!(OUTCOMES.contains(&outcome), "{outcome} has no series at 0");
         self.files.with_label_values(&[watch, outcome]).inc();
+    }
+
+    /// An attempt of a pipeline did not deliver, by this fault.
+    pub fn retried(&self, pipeline: &str, kind: &str) {
+        debug_assert!(RETRIES.contains(&kind), "{kind} has no series at 0");
+        self.retries.with_label_values(&[pipeline, kind]).inc();
+    }
+
+    /// The whole folder of a watch is walked, for this reason.
+    pub fn walked(&self, watch: &str, reason: &str) {
+        debug_assert!(RESCANS.contains(&reason), "{reason} has no series at 0");
+        self.rescans.with_label_values(&[watch, reason]).inc();
     }
 
     /// An audit found so much that must not be.
@@ -164,6 +188,7 @@ impl Meters {
 
     /// A limit made ready work of a pipeline wait.
     pub fn throttled(&self, pipeline: &str, limit: &str, waited: Duration) {
+        debug_assert!(LIMITS.contains(&limit), "{limit} has no series at 0");
         self.throttled_seconds.with_label_values(&[pipeline, limit]).inc_by(waited.as_secs_f64());
     }
 }
@@ -171,6 +196,22 @@ impl Meters {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_counter_with_labels_is_there_at_0_before_it_counts() {
+        let meters = Meters::new();
+        meters.begin_watch("in");
+        meters.begin_pipeline("p");
+        for counter in
+            [&meters.files, &meters.uploaded_bytes, &meters.retries, &meters.files_found_by_scan, &meters.rescans]
+        {
+            let family = &counter.collect()[0];
+            assert!(!family.get_metric().is_empty(), "{}", family.name());
+        }
+        assert_eq!(meters.throttled_seconds.collect()[0].get_metric().len(), LIMITS.len());
+        assert_eq!(meters.retries.collect()[0].get_metric().len(), RETRIES.len());
+        assert_eq!(meters.rescans.collect()[0].get_metric().len(), RESCANS.len());
+    }
 
     #[test]
     fn every_metric_has_the_prefix_and_is_there_once() {

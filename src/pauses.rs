@@ -8,13 +8,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::fs::Dir;
 use crate::job::Millis;
+use crate::locks::lock;
 
 /// The file in the state directory.
 const FILE: &str = "pauses.json";
@@ -69,27 +70,22 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// Reads what was paused before. Blocks.
+    /// Reads what was paused before. The directory must exist. Blocks.
     ///
     /// Errors: the file is there and cannot be read; to go on without it would send what an operator held back.
     pub fn load(state_dir: &Path) -> Result<Self, PausesError> {
-        let path = state_dir.join(FILE);
         let read = || -> io::Result<Paused> {
-            let length = match std::fs::metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Paused::new()),
-                other => other?.len(),
+            let Some(json) = Dir::open(state_dir)?.read_whole(FILE.as_ref(), MAX_FILE)? else {
+                return Ok(Paused::new());
             };
-            if length > MAX_FILE {
-                return Err(io::Error::other("it is too large to be ours"));
-            }
-            let entries: Vec<Entry> = serde_json::from_slice(&std::fs::read(&path)?)?;
+            let entries: Vec<Entry> = serde_json::from_slice(&json)?;
             Ok(entries.into_iter().map(|entry| (entry.subject, entry.since)).collect())
         };
         match read() {
             Ok(paused) => {
                 Ok(Self { state_dir: state_dir.to_owned(), now: watch::Sender::new(paused), turn: Mutex::new(()) })
             }
-            Err(source) => Err(PausesError { path, source }),
+            Err(source) => Err(PausesError { path: state_dir.join(FILE), source }),
         }
     }
 
@@ -106,7 +102,7 @@ impl Pauses {
     /// Pauses or resumes; durable when it returns. True if that changed anything. A pause that lasts keeps its time. Blocks.
     pub fn set(&self, subject: Subject, paused: bool, at: Millis) -> Result<bool, PausesError> {
         // Two operators must not write over each other, and the dispatcher must not wait for the disk.
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&self.turn);
         let mut after = self.paused();
         if paused {
             after.entry(subject).or_insert(at);
@@ -164,7 +160,8 @@ mod tests {
     #[test]
     fn what_cannot_be_written_is_not_in_force() {
         let dir = tempfile::tempdir().unwrap();
-        let pauses = Pauses::load(&dir.path().join("gone")).unwrap();
+        let pauses = Pauses::load(dir.path()).unwrap();
+        drop(dir);
         assert!(pauses.set(invoices(), true, 1).is_err());
         assert!(pauses.paused().is_empty());
     }

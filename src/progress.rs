@@ -2,7 +2,8 @@
 //!
 //! The loop says that it goes round; whoever asks decides how long it may not. It knows neither.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::locks::lock;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A loop with nothing to do goes round at least this often. Far less than any sensible deadline for it.
@@ -23,17 +24,17 @@ impl Default for Progress {
 impl Progress {
     /// The loop goes round.
     pub fn beat(&self) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = lock(&self.inner);
         *inner = (inner.0 + 1, Instant::now());
     }
 
     /// How often it went round.
     pub fn beats(&self) -> u64 {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).0
+        lock(&self.inner).0
     }
 
     /// When it last did; its making counts as the first time.
     pub fn last_beat(&self) -> Instant {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).1
+        lock(&self.inner).1
     }
 }

@@ -8,6 +8,7 @@ mod journald;
 
 use std::fmt::{self as text, Write as _};
 use std::io::{self, IsTerminal};
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -15,7 +16,7 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{FormatFields, debug_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use self::journald::Journald;
 use crate::config::{Log, LogFormat, LogLevel};
@@ -40,6 +41,14 @@ const NOISY: [&str; 11] = [
 /// Crates that print whole frames at `trace`, the login and documents among them: they are never heard beyond `debug`.
 const FRAME_PRINTERS: [&str; 2] = ["tokio_tungstenite", "tungstenite"];
 
+/// What of the one subscriber of this process can be changed while it logs.
+static FILTER: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+/// From now on as much is logged as `level` says; false if nothing is logged in this process, or no more.
+pub fn set_level(level: &LogLevel) -> bool {
+    FILTER.get().is_some_and(|filter| filter.reload(targets(level)).is_ok())
+}
+
 /// Installs the subscriber of this process. Fails if there is one already.
 pub fn init(log: &Log) -> Result<(), TryInitError> {
     let terminal = io::stderr().is_terminal();
@@ -51,7 +60,10 @@ pub fn init(log: &Log) -> Result<(), TryInitError> {
             Err(error) => (Shape::Json, Some(error)),
         },
     };
-    tracing_subscriber::registry().with(layer(log, shape, terminal, io::stderr)).try_init()?;
+    let (layer, filter) = layer(log, shape, terminal, io::stderr);
+    tracing_subscriber::registry().with(layer).try_init()?;
+    // Only the one whose subscriber was installed comes so far.
+    let _ = FILTER.set(filter);
     if let Some(error) = trouble {
         tracing::warn!(socket = journald::SOCKET, %error, "the journal cannot be reached, so the log is JSON on standard error");
     }
@@ -83,15 +95,17 @@ fn shape(format: LogFormat, terminal: bool, journal: bool) -> Wanted {
     }
 }
 
-/// The only layer: writes lines to `writer`, or entries to the journal.
-fn layer<W>(log: &Log, shape: Shape, terminal: bool, writer: W) -> Box<dyn Layer<Registry> + Send + Sync>
+type Writing = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// The only layer: writes lines to `writer`, or entries to the journal; and what changes how much.
+fn layer<W>(log: &Log, shape: Shape, terminal: bool, writer: W) -> (Writing, reload::Handle<Targets, Registry>)
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let filter = targets(&log.level);
+    let (filter, handle) = reload::Layer::new(targets(&log.level));
     // Colours only where they are seen; $NO_COLOR is everyone's way to refuse them.
     let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    match shape {
+    let layer = match shape {
         Shape::Pretty => {
             let pretty = fmt::layer().fmt_fields(plain_fields()).with_ansi(colours).with_target(false);
             pretty.with_writer(writer).with_filter(filter).boxed()
@@ -102,7 +116,8 @@ where
             json.with_writer(PlainJson(writer)).with_filter(filter).boxed()
         }
         Shape::Journald(journald) => journald.with_filter(filter).boxed(),
-    }
+    };
+    (layer, handle)
 }
 
 /// `name=value`, with the message first and alone, and everything escaped that is not a character of a text.
@@ -184,7 +199,7 @@ mod tests {
             Wanted::Json => Shape::Json,
             Wanted::Journald => panic!("the journal is no lines"),
         };
-        let subscriber = tracing_subscriber::registry().with(layer(&log, shape, terminal, move || writer.clone()));
+        let subscriber = tracing_subscriber::registry().with(layer(&log, shape, terminal, move || writer.clone()).0);
         tracing::subscriber::with_default(subscriber, what);
         let bytes = lines.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -270,7 +285,7 @@ mod tests {
         let journal = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
         let log = Log { level: loudest.parse().unwrap(), format: LogFormat::Journald };
         let layer = layer(&log, Shape::Journald(Journald::at(&socket).unwrap()), false, io::stderr);
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), frames);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer.0), frames);
         let (mut buffer, mut entries) = ([0; 4096], String::new());
         journal.set_nonblocking(true).unwrap();
         while let Ok(length) = journal.recv(&mut buffer) {

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::guard::{self, Access, Asked, Caller, Refusal};
 use super::wire::{Allowed, Page, Problem, Reloaded, Selection, Target};
-use super::{Desk, audited, explain, health, list, metrics, page, repair, status};
+use super::{Desk, audited, explain, health, hints, list, metrics, page, repair, status};
 use crate::blocking::blocking;
 use crate::show::escaped;
 
@@ -197,7 +197,10 @@ async fn show_status(State(desk): State<Arc<Desk>>) -> Json<super::wire::Status>
 }
 
 async fn show_jobs(State(desk): State<Arc<Desk>>, Query(query): Query<list::Query>) -> Answer<Page> {
-    blocking(move || list::page(&desk, &query)).await.map(Json)
+    let (asked, read) = (desk.clone(), blocking(move || list::page(&desk, &query)));
+    let (mut page, letters) = read.await?;
+    hints::add(&asked, &mut page, letters).await;
+    Ok(Json(page))
 }
 
 async fn show_explanation(

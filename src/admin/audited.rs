@@ -48,5 +48,5 @@ fn told(found: &audit::Findings) -> Findings {
         .named
         .iter()
         .map(|finding| Finding { path: Shown(&finding.path).to_string(), what: escaped(&finding.what).to_string() });
-    Findings { named: named.collect(), total: found.total }
+    Findings { named: named.collect(), total: found.total, unconfirmed: found.unconfirmed }
 }

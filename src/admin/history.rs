@@ -3,12 +3,13 @@
 //! In memory only: it begins anew with the process, as a plot of a running thing may.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::wire::{History as Answer, Sample};
 use crate::clock::unix_millis;
 use crate::journal::Journal;
+use crate::locks::lock;
 
 /// How often a sample is taken.
 const EVERY: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ impl History {
             let totals = journal.totals();
             let delivered = ends.follow(totals.count("done") + totals.count("delivered") + totals.pruned);
             let backlog = WAITING.iter().map(|state| totals.count(state)).sum();
-            let mut samples = self.samples.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut samples = lock(&self.samples);
             if samples.len() == SAMPLES {
                 samples.pop_front();
             }
@@ -44,7 +45,7 @@ impl History {
 
     /// All samples, oldest first.
     pub fn samples(&self) -> Answer {
-        Answer { samples: self.samples.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect() }
+        Answer { samples: lock(&self.samples).iter().copied().collect() }
     }
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::Desk;
 use super::api::Failure;
+use super::hints::{self, Letter};
 use super::wire;
 use crate::job::{FileKey, Job, JobState, STATE_NAMES, WatchId};
 use crate::journal::Journal;
@@ -109,17 +110,20 @@ pub fn walk(
     Ok(None)
 }
 
-/// One page. Blocks.
-pub fn page(desk: &Desk, query: &Query) -> Result<wire::Page, Failure> {
+/// One page, and of a page of dead letters those whose hints can be read. Blocks.
+pub(super) fn page(desk: &Desk, query: &Query) -> Result<(wire::Page, Vec<Letter>), Failure> {
     let filter = Filter::new(&desk.journal, query.watch.as_deref(), query.state.as_deref())?;
     let after = query.after.as_deref().map(cursor).transpose()?;
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-    let mut jobs = Vec::new();
+    let (mut jobs, mut letters) = (Vec::new(), Vec::new());
     let next = walk(&desk.journal, &filter, after, LOOKED_AT, |watch, key, job| {
         jobs.push(row(watch, key, &job));
+        if filter.state == Some("failed") && letters.len() < hints::MAX_READ {
+            letters.push(Letter { row: jobs.len() - 1, watch: watch.to_owned(), job });
+        }
         jobs.len() < limit
     })?;
-    Ok(wire::Page { jobs, next: next.map(|key| hex::encode(key.to_bytes())) })
+    Ok((wire::Page { jobs, next: next.map(|key| hex::encode(key.to_bytes())) }, letters))
 }
 
 /// A key that was given out.
@@ -148,5 +152,6 @@ pub fn row(watch: &str, key: FileKey, job: &Job) -> wire::Job {
         due,
         last_error: job.last_error.as_deref().map(|error| escaped(error).to_string()),
         sidecar: job.sidecar.as_deref().map(|name| escaped(name).to_string()),
+        hint: None,
     }
 }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::fs::Mode;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -24,6 +27,10 @@ use crate::blocking::joined;
 use crate::config::Admin;
 use crate::show::Shown;
 
+/// Who may open the admin socket has full control: its owner and group.
+const MODE: Mode = Mode::from_raw_mode(0o660);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
 /// Connections of one socket at a time; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 64;
 /// How long a caller may take to send the head of a request, and an idle connection is kept.
@@ -106,10 +113,21 @@ async fn bind_unix(path: &Path) -> io::Result<UnixListener> {
         }
         std::fs::remove_file(path)?;
     }
-    let listener = UnixListener::bind(path)?;
-    // Until here the umask decided, which never gives a stranger the right to write, that is to connect.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    let socket = place(path)?;
+    // The umask took from it what it takes; nobody can connect before it listens.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE.as_raw_mode()))?;
+    net::listen(&socket, BACKLOG)?;
+    UnixListener::from_std(socket.into())
+}
+
+/// Makes a socket that nobody but its owner and group may ever open, whatever the umask: Linux gives the file the mode that
+/// the socket has when it is bound.
+fn place(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::fs::fchmod(&socket, MODE)?;
+    net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// Accepts and serves for as long as it is polled.
@@ -151,5 +169,28 @@ where
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_admin_socket_was_never_open_to_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let path = dir.path().join("made.sock");
+        let socket = place(&path).unwrap();
+        // Whatever the umask leaves of it: without the mode of the socket the file would begin with 0777.
+        assert_eq!(mode(&path) & !0o660, 0, "{:o}", mode(&path));
+        assert!(UnixStream::connect(&path).await.is_err(), "nobody gets in before it has its mode");
+        drop(socket);
+
+        let listener = bind_unix(&path).await.unwrap();
+        assert_eq!(mode(&path), 0o660);
+        let (connected, accepted) = tokio::join!(UnixStream::connect(&path), listener.accept());
+        assert!(connected.is_ok() && accepted.is_ok());
+        assert!(bind_unix(&path).await.is_err(), "another daemon answers there");
     }
 }

@@ -13,6 +13,7 @@
 //! | [`api`] | paths to handlers, arguments in and JSON out |
 //! | [`wire`] | what is said over the socket; the commands read it |
 //! | [`status`], [`list`], [`history`] | views of what is going on |
+//! | [`hints`] | what droppers were told of their dead letters |
 //! | [`explain`], [`place`] | everything known of one path; which watch it lies in |
 //! | [`health`], [`metrics`], [`page`] | for machines, for Prometheus, for eyes |
 //! | [`audited`] | an audit because an operator asks for one |
@@ -26,6 +27,7 @@ pub mod audited;
 pub mod explain;
 pub mod guard;
 pub mod health;
+pub mod hints;
 pub mod history;
 pub mod list;
 pub mod listen;
@@ -41,6 +43,7 @@ use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 
+use self::hints::Hints;
 use self::history::History;
 use self::wire::Reloaded;
 use crate::board::Board;
@@ -100,6 +103,8 @@ pub struct Desk {
     pub started_at: Millis,
     /// Results that wait for a folder.
     pub spool: Arc<Spool>,
+    /// Who reads error files for a list.
+    pub hints: Hints,
     /// Held by the audit that an operator asked for.
     pub auditing: Arc<Mutex<()>>,
     /// True once the daemon stops.

@@ -1,8 +1,10 @@
 //! Which watch a path belongs to, however the operator wrote it.
 //!
 //! A path that lies in a watched folder as it is written is taken so: a link beneath the folder is never followed. Any
-//! other is looked for through `..` and links above the folder, as it lies on the disk.
+//! other is looked for through `..` and links above the folder, as it lies on the disk. The watched folders themselves are
+//! known by the numbers they were opened with, so that a path that lies elsewhere wakes none of their filesystems.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,12 +18,17 @@ pub fn locate(running: &Running, path: &Path) -> Option<(Arc<Folder>, PathBuf)> 
         let rel = path.strip_prefix(root).ok()?;
         rel.components().all(|part| matches!(part, Component::Normal(_))).then(|| rel.to_owned())
     };
-    let find = |path: &Path, root_of: &dyn Fn(&Folder) -> Option<PathBuf>| {
-        running.folders.iter().find_map(|folder| Some((folder.clone(), beneath(&root_of(folder)?, path)?)))
-    };
-    find(path, &|folder| Some(folder.watch.path.clone())).or_else(|| {
+    let folders = &running.folders;
+    let written = folders.iter().find_map(|folder| Some((folder.clone(), beneath(&folder.watch.path, path)?)));
+    written.or_else(|| {
         let path = resolved(path)?;
-        find(&path, &|folder| folder.watch.path.canonicalize().ok())
+        let opened: Vec<_> = folders.iter().filter_map(|folder| Some((folder, folder.root()?.id()))).collect();
+        let stands = |above: &Path| std::fs::symlink_metadata(above).ok().map(|found| (found.dev(), found.ino()));
+        path.ancestors().find_map(|above| {
+            let stands = stands(above)?;
+            let (folder, _) = opened.iter().find(|(_, id)| (id.dev, id.ino) == stands)?;
+            Some(((*folder).clone(), beneath(above, &path)?))
+        })
     })
 }
 

@@ -159,7 +159,10 @@ fn named_jobs(desk: &Desk, selection: &Selection) -> Result<(Found, Vec<String>)
 pub fn set_paused(desk: &Desk, target: &Target, paused: bool) -> Result<Targets, Failure> {
     let running = desk.running();
     let subjects = match &target.target {
-        Some(text) => vec![subject(&running, text)?],
+        Some(text) => vec![subject(&running, text).or_else(|unknown| match left(desk, text) {
+            Some(subject) if !paused => Ok(subject),
+            _ => Err(unknown),
+        })?],
         // What is paused may have left the configuration: a resume of everything means that too.
         None if !paused => desk.pauses.paused().into_keys().collect(),
         None => running.folders.iter().map(|folder| Subject::Watch(folder.watch.name.clone())).collect(),
@@ -188,6 +191,15 @@ pub fn rescan(desk: &Desk, target: &Target) -> Result<Targets, Failure> {
     }
     let changed = folders.iter().map(|folder| Subject::Watch(folder.watch.name.clone()).to_string()).collect();
     Ok(Targets { changed, unchanged: Vec::new() })
+}
+
+/// What a target means that is paused and left the configuration; none if that is not one thing.
+fn left(desk: &Desk, text: &str) -> Option<Subject> {
+    let is_meant = |subject: &Subject| match subject {
+        Subject::Watch(name) | Subject::Pipeline(name) => name == text || subject.to_string() == text,
+    };
+    let mut meant = desk.pauses.paused().into_keys().filter(is_meant);
+    meant.next().filter(|_| meant.next().is_none())
 }
 
 /// What a target means.

@@ -1,5 +1,6 @@
 //! Everything in one glance: is it well, and if not, what is to be looked at.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::wire::{Health, Pipeline, State, Status, Transfer, Watch};
@@ -7,7 +8,8 @@ use super::{Desk, Running};
 use crate::board::Flight;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
-use crate::job::STATE_NAMES;
+use crate::job::{Millis, STATE_NAMES};
+use crate::journal::backups;
 use crate::pauses::{Paused, Subject};
 use crate::show::{Shown, escaped};
 
@@ -30,9 +32,20 @@ pub fn status(desk: &Desk) -> Status {
         stopping: *desk.stopping.borrow(),
         watches,
         pipelines,
+        paused_elsewhere: left(&running, &paused),
         transfers: desk.board.flights().iter().map(|flight| transfer(flight)).collect(),
         state,
     }
+}
+
+/// What is paused and is not in the configuration.
+fn left(running: &Running, paused: &Paused) -> BTreeMap<String, Millis> {
+    let has_left = |subject: &Subject| match subject {
+        Subject::Watch(name) => running.folder(name).is_none(),
+        Subject::Pipeline(name) => running.line(name).is_none(),
+    };
+    let gone = paused.iter().filter(|(subject, _)| has_left(subject));
+    gone.map(|(subject, since)| (escaped(&subject.to_string()).to_string(), *since)).collect()
 }
 
 fn watch(desk: &Desk, folder: &Folder, paused: &Paused) -> Watch {
@@ -107,6 +120,7 @@ fn state(desk: &Desk, running: &Running) -> State {
         free_bytes: free.ok(),
         min_free_bytes: state.min_free,
         journal_bytes: desk.journal.size_on_disk().ok(),
+        journal_backups: backups(&state.directory).iter().map(|backup| Shown(backup).to_string()).collect(),
     }
 }
 

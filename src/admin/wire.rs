@@ -55,6 +55,10 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// Each pipeline.
     pub pipelines: Vec<Pipeline>,
+    /// What is paused and not in the configuration: `watch:NAME` or `pipeline:NAME`, and since when. It is paused again when
+    /// it returns.
+    #[serde(default)]
+    pub paused_elsewhere: BTreeMap<String, Millis>,
     /// What is on its way, oldest first.
     pub transfers: Vec<Transfer>,
     /// The state directory.
@@ -166,6 +170,9 @@ pub struct State {
     pub min_free_bytes: u64,
     /// Bytes of the journal on disk.
     pub journal_bytes: Option<u64>,
+    /// Copies of the journal as earlier versions left it; the operator removes them.
+    #[serde(default)]
+    pub journal_backups: Vec<String>,
 }
 
 /// One job of a list.
@@ -191,8 +198,11 @@ pub struct Job {
     pub due: Option<Millis>,
     /// Why it is where it is.
     pub last_error: Option<String>,
-    /// The name of its result or error file.
+    /// The name of its result or error file beside it, or the whole path of one elsewhere.
     pub sidecar: Option<String>,
+    /// What its dropper can do, of a dead letter whose error file could be read; `list` asks with `state=failed` for it.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 /// A page of a list.

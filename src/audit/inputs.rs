@@ -190,7 +190,7 @@ impl<'a> Inputs<'a> {
         let job = self.job(rel)?;
         Ok(match assess(job.as_ref(), &seen.generation) {
             Assessment::Known | Assessment::DeadLetter => match job {
-                Some(job) => self.known(dir, base_name(rel), &job).unwrap_or_else(Standing::Unknown),
+                Some(job) => self.known(rel, &job).unwrap_or_else(Standing::Unknown),
                 None => Standing::Fine { result: false },
             },
             Assessment::Busy => Standing::InFlight,
@@ -201,7 +201,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// An input in the generation that the journal knows: is what was written about it there?
-    fn known(&self, dir: &Dir, name: &OsStr, job: &Job) -> io::Result<Standing> {
+    fn known(&self, rel: &Path, job: &Job) -> io::Result<Standing> {
         let (kind, what) = match job.state {
             JobState::Done => (Kind::Result, "result"),
             JobState::Failed => (Kind::Error, "error file"),
@@ -209,15 +209,23 @@ impl<'a> Inputs<'a> {
             _ => return Ok(Standing::InFlight),
         };
         // Its place was gone when it was to be written.
-        let Some(sidecar) = &job.sidecar else { return Ok(Standing::Fine { result: false }) };
-        match sidecar::find(dir, name, kind, &self.run.audit.identity) {
+        let (Some(sidecar), Ok(root)) = (&job.sidecar, &self.subject.root) else {
+            return Ok(Standing::Fine { result: false });
+        };
+        // What was put elsewhere, under an earlier configuration, is nobody's care any more.
+        if !sidecar::is_in_place(root, rel, sidecar) {
+            return Ok(Standing::Fine { result: false });
+        }
+        let results = root.results(rel, None)?;
+        let is_taken = || results.as_ref().map_or(Ok(false), |dir| dir.exists(base_name(Path::new(sidecar))));
+        match sidecar::find_in(results.as_deref(), base_name(rel), kind, &self.run.audit.identity) {
             Ok(Place::Ours(_)) if kind == Kind::Error => Ok(Standing::Fine { result: false }),
             Ok(Place::Ours(ours)) if ours.sha256 == job.sha256 => Ok(Standing::Fine { result: true }),
             Ok(Place::Ours(ours)) => Ok(Standing::Difference(format!(
                 "{} is the result of another content than the one delivered",
                 ours.name.display()
             ))),
-            Ok(Place::Free(_)) if dir.exists(OsStr::new(sidecar))? => {
+            Ok(Place::Free(_)) if is_taken()? => {
                 Ok(Standing::Difference(format!("its {what} {sidecar} was replaced by something that is not ours")))
             }
             Ok(Place::Free(_)) => Ok(Standing::Difference(format!("its {what} {sidecar} is missing"))),

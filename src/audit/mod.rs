@@ -26,7 +26,7 @@ pub use self::regular::regularly;
 pub use self::report::{Finding, Findings, MAX_NAMED, Report, WatchReport};
 use crate::config::Watch;
 use crate::delivery::spool::Spool;
-use crate::folder::{Availability, Folder};
+use crate::folder::{Availability, Folder, open_root};
 use crate::fs::Root;
 use crate::identity::Identity;
 use crate::journal::{Failure, Journal};
@@ -73,7 +73,7 @@ impl Subject {
 
     /// A watch while no daemon runs.
     pub fn of_watch(watch: &Arc<Watch>) -> Self {
-        let root = Root::open(&watch.path).map(Arc::new).map_err(|error| error.to_string());
+        let root = open_root(watch).map(Arc::new).map_err(|error| error.to_string());
         Self { watch: watch.clone(), root, folder: None }
     }
 

@@ -75,7 +75,12 @@ fn differences(watch: &str, found: &Findings) {
     }
     let unsaid = found.total.saturating_sub(LOGGED as u64);
     if unsaid > 0 {
-        tracing::warn!(watch, others = unsaid, "the audit found more differences");
+        tracing::warn!(
+            watch,
+            others = unsaid,
+            found_once = found.unconfirmed,
+            "the audit found more differences; those found once were not looked at again, and may have been on their way"
+        );
     }
 }
 

@@ -53,8 +53,11 @@ pub struct WatchReport {
 pub struct Findings {
     /// The first of them.
     pub named: Vec<Finding>,
-    /// All of them. Of more than [`MAX_NAMED`] differences the others were not looked at twice.
+    /// All of them.
     pub total: u64,
+    /// Differences among them that were not looked at twice, because only [`MAX_NAMED`] are kept: some of them may have been
+    /// on their way.
+    pub unconfirmed: u64,
 }
 
 /// Something that was found.
@@ -79,6 +82,7 @@ impl Findings {
     pub(super) fn confirm(&mut self, holds: impl FnMut(&Finding) -> bool) {
         let before = self.named.len();
         self.named.retain(holds);
+        self.unconfirmed = self.total - before as u64;
         self.total -= (before - self.named.len()) as u64;
     }
 }
@@ -86,4 +90,24 @@ impl Findings {
 /// A name need not be UTF-8, JSON must be.
 fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_looked_at_twice_is_counted() {
+        let mut found = Findings::default();
+        for n in 0..MAX_NAMED + 7 {
+            found.add(Path::new(&n.to_string()), "gone");
+        }
+        found.confirm(|finding| finding.path != Path::new("3"));
+        assert_eq!((found.total, found.unconfirmed), (MAX_NAMED as u64 + 6, 7));
+
+        let mut few = Findings::default();
+        few.add(Path::new("a"), "gone");
+        few.confirm(|_| true);
+        assert_eq!((few.total, few.unconfirmed), (1, 0));
+    }
 }

@@ -58,7 +58,7 @@ pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let config = global.load()?;
     // What is found is said on standard output; the log is for those who ask for it.
     if global.log_level.is_some() {
-        start_logging(&config.log)?;
+        start_logging(global, &config.log)?;
     }
     config.check_uris().map_err(|error| Failure::new(exit::CONFIG, error))?;
     lease::install_handler().map_err(|error| Failure::new(exit::FAILED, error))?;

@@ -15,7 +15,7 @@ use self::place::{Place, Written};
 use self::results::{Arrival, News, Results};
 use super::paint::{Paint, count, size};
 use super::{Failure, Global, exit, print_error, run, runtime, say, start_logging};
-use crate::config::{Config, Environment, Log, LogFormat};
+use crate::config::{Config, Environment, Log, LogFormat, LogOverrides};
 use crate::daemon::{self, DaemonError, Ended};
 use crate::sandbox::{self, Sandbox};
 use crate::show::{Shown, escaped};
@@ -50,19 +50,19 @@ pub(super) struct Args {
 pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     // Warnings are for a person to see; the ordinary log would hide what the demo shows.
     let level = "warn".parse().unwrap_or_default();
-    let mut log = Log { level, format: LogFormat::Pretty };
-    global.adjust(&mut log);
-    start_logging(&log)?;
+    let log = global.log().over(&Log { level, format: LogFormat::Pretty });
+    start_logging(global, &log)?;
+    let log = LogOverrides { level: Some(log.level), format: Some(log.format) };
     let signals = signals::listen()?;
     let place = Place::prepare(args.dir.as_deref())?;
     let runtime = runtime()?;
-    let outcome = runtime.block_on(perform(&place, args.once, signals));
+    let outcome = runtime.block_on(perform(&place, args.once, log, signals));
     // A task that blocks on a dead filesystem must not keep the process.
     runtime.shutdown_background();
     outcome
 }
 
-async fn perform(place: &Place, once: bool, signals: Signals) -> Result<ExitCode, Failure> {
+async fn perform(place: &Place, once: bool, log: LogOverrides, signals: Signals) -> Result<ExitCode, Failure> {
     let mut stop = signals.stop.clone();
     let engine = start_engine(place.earlier_port()).await?;
     let text = place.config_text(engine.addr().port());
@@ -73,7 +73,7 @@ async fn perform(place: &Place, once: bool, signals: Signals) -> Result<ExitCode
 
     let mut screen = Screen::new(place);
     screen.head(&engine, &written, &samples);
-    let options = daemon::Options { once, accept_new_instance: false };
+    let options = daemon::Options { once, accept_new_instance: false, log };
     let mut daemon = tokio::spawn(daemon::run(Arc::new(config), options, signals.clone()));
     let samples: Vec<PathBuf> = samples.into_iter().map(|(sample, _)| sample.rel.into()).collect();
     let mut ticks = tokio::time::interval(LOOK);

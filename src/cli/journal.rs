@@ -8,9 +8,12 @@ use super::{Failure, Global, exit, runtime, say};
 use crate::admin::list::row;
 use crate::cli::paint::count;
 use crate::job::STATE_NAMES;
-use crate::journal::{Journal, Looked};
+use crate::journal::{Journal, Looked, backups};
 use crate::show::{Shown, escaped};
 
+/// What is said of a copy that stands there.
+const BACKUP: &str =
+    "the journal as an earlier version left it, for a way back to that one; remove it when it is not needed any more";
 /// Records written out between two looks at the journal.
 const PAGE: usize = 512;
 
@@ -66,7 +69,7 @@ fn check(directory: &std::path::Path) -> Result<ExitCode, Failure> {
                 ),
             ));
         }
-        Looked::Sound { records, watches } => {
+        Looked::Sound { records, watches, older_format } => {
             say(format_args!(
                 "the journal is sound: {} of {}",
                 count(records, "record"),
@@ -78,7 +81,16 @@ fn check(directory: &std::path::Path) -> Result<ExitCode, Failure> {
                 let states = if states.is_empty() { "nothing".to_owned() } else { states.join(", ") };
                 say(format_args!("  {}: {states}", escaped(&name)));
             }
+            if let Some(format) = older_format {
+                say(format_args!(
+                    "it has the older format {format}: the next start copies it to journal.format-{format}.backup and \
+                     takes it over"
+                ));
+            }
         }
+    }
+    for backup in backups(directory) {
+        say(format_args!("{}: {BACKUP}", Shown(&backup)));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, Environment, LogFormat, LogLevel};
+use crate::config::{Config, ConfigError, Environment, Log, LogFormat, LogLevel, LogOverrides};
 use crate::panics;
 use crate::telemetry;
 
@@ -179,26 +179,21 @@ impl From<std::io::Error> for Failure {
 }
 
 impl Global {
-    /// The configuration, with what the command line says about logs.
+    /// The configuration as the files have it.
     fn load(&self) -> Result<Config, Failure> {
-        let mut config = Config::load(&self.config, &Environment::from_process())?;
-        self.adjust(&mut config.log);
-        Ok(config)
+        Ok(Config::load(&self.config, &Environment::from_process())?)
     }
 
-    fn adjust(&self, log: &mut crate::config::Log) {
-        if let Some(format) = self.log_format {
-            log.format = format;
-        }
-        if let Some(level) = &self.log_level {
-            log.level = level.clone();
-        }
+    /// What the command line says about logs.
+    fn log(&self) -> LogOverrides {
+        LogOverrides { level: self.log_level.clone(), format: self.log_format }
     }
 }
 
-/// Begins to log; a second subscriber in one process is a defect.
-fn start_logging(log: &crate::config::Log) -> Result<(), Failure> {
-    telemetry::init(log).map_err(|error| Failure::new(exit::FAILED, format!("cannot begin to log: {error}")))?;
+/// Begins to log as the command line says, else as `written`; a second subscriber in one process is a defect.
+fn start_logging(global: &Global, written: &Log) -> Result<(), Failure> {
+    telemetry::init(&global.log().over(written))
+        .map_err(|error| Failure::new(exit::FAILED, format!("cannot begin to log: {error}")))?;
     panics::watch();
     Ok(())
 }

@@ -33,8 +33,8 @@ pub(super) struct Args {
 
 pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     let config = global.load()?;
-    start_logging(&config.log)?;
-    let options = Options { once: args.once, accept_new_instance: args.accept_new_instance };
+    start_logging(global, &config.log)?;
+    let options = Options { once: args.once, accept_new_instance: args.accept_new_instance, log: global.log() };
     run(config, options).map(|ended| match ended {
         Ended::Stopped => ExitCode::SUCCESS,
         Ended::Once(once) => verdict(&once),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use secrecy::SecretString;
 
 use super::{Failure, Global, exit, runtime, say, start_logging};
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::Log;
 use crate::sandbox::{DEFAULT_API_KEY, Options, Sandbox};
 use crate::signals;
 
@@ -31,9 +31,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
-    let mut log = Log { level: LogLevel::default(), format: LogFormat::Auto };
-    global.adjust(&mut log);
-    start_logging(&log)?;
+    start_logging(global, &Log::default())?;
     let mut stop = signals::listen()?.stop;
     let options = Options {
         listen: args.listen,

@@ -229,6 +229,8 @@ impl Out<'_> {
         self.line("rescan_interval", &Time(watch.rescan_interval), written, DEFAULT);
         self.heading("[watch.results]");
         let written = table(written, "results");
+        let directory = watch.results.directory.as_ref().map(|path| path.to_string_lossy()).unwrap_or_default();
+        self.line("directory", &Quoted(&directory), written, "default: beside the input");
         let mode = match watch.results.mode {
             ResultMode::Inherit => "inherit".to_owned(),
             ResultMode::Fixed(mode) => format!("{mode:04o}"),

@@ -18,6 +18,25 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+/// What the command line says of the log: it holds for the life of the process, whatever the file says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogOverrides {
+    /// In place of `log.level`.
+    pub level: Option<LogLevel>,
+    /// In place of `log.format`.
+    pub format: Option<LogFormat>,
+}
+
+impl LogOverrides {
+    /// What is in force where the file says `written`.
+    pub fn over(&self, written: &Log) -> Log {
+        Log {
+            level: self.level.as_ref().unwrap_or(&written.level).clone(),
+            format: self.format.unwrap_or(written.format),
+        }
+    }
+}
+
 /// The shape of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -34,7 +34,7 @@ pub use admin::{Admin, DEFAULT_SOCKET, MAX_SOCKET_PATH, default_socket, socket_i
 pub use environment::{DEFAULT_CREDENTIAL, Environment};
 pub use filters::{Filters, Globs};
 pub use general::{DEFAULT_STATE_DIRECTORY, Retry, Server, State};
-pub use log::{Log, LogFormat, LogLevel};
+pub use log::{Log, LogFormat, LogLevel, LogOverrides};
 pub use marker::Marker;
 pub use pipeline::{Limits, Pipeline, PipelineLimits, Target};
 pub use problem::{ConfigError, Invalid, MAX_PROBLEMS, Problem};
@@ -73,7 +73,7 @@ pub struct Config {
     pub state: State,
     /// Where its operators reach it.
     pub admin: Admin,
-    /// What is logged.
+    /// What is logged, where the command line does not say it ([`LogOverrides`]).
     pub log: Log,
     /// In the order of their names.
     pub pipelines: Vec<Arc<Pipeline>>,

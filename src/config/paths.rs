@@ -1,4 +1,4 @@
-//! Folders that must not nest: watches, the targets they move files to, and the state directory.
+//! Folders that must not nest: watches, the targets they move files to, those their results go to, and the state directory.
 //!
 //! Judged by the text alone, after `.` and `..` are resolved: the same answer on every machine and at every time. That
 //! two different paths are one folder (a link, a bind mount) is found where the folders are opened.
@@ -31,6 +31,8 @@ pub(super) enum User {
     Watch(usize),
     /// The watch of this number moves files into it.
     Target(usize),
+    /// The results of the watch of this number go there.
+    Results(usize),
     /// The daemon keeps its state there.
     State,
 }
@@ -58,7 +60,8 @@ pub(super) fn check_overlaps(territories: &[Territory], problems: &mut Problems<
             // The one that stands later in the file is the one that was added; a default cannot be pointed at; a target
             // is relative to its watch, whatever stands first.
             let position = |territory: &Territory| territory.span.as_ref().map(|span| span.start);
-            let of_one_watch = matches!((one.user, other.user), (User::Watch(a), User::Target(b)) if a == b);
+            let of_one_watch =
+                matches!((one.user, other.user), (User::Watch(a), User::Target(b) | User::Results(b)) if a == b);
             let swap = position(one) > position(other) && !of_one_watch;
             let (earlier, later) = if swap { (other, one) } else { (one, other) };
             let Some(span) = &later.span else { continue };
@@ -85,15 +88,17 @@ pub(super) fn check_overlaps(territories: &[Territory], problems: &mut Problems<
     }
 }
 
-/// A target may lie inside its own watch, but not be it or contain it.
+/// A target or a results directory may lie inside its own watch, but not be it or contain it. One results directory may
+/// serve several watches: each has a folder of its name in it.
 fn allowed(one: &Territory, other: &Territory) -> bool {
     let inside_its_own_watch = |watch: &Territory, target: &Territory| match (watch.user, target.user) {
-        (User::Watch(a), User::Target(b)) => {
+        (User::Watch(a), User::Target(b) | User::Results(b)) => {
             a == b && watch.path != target.path && target.path.starts_with(&watch.path)
         }
         _ => false,
     };
-    inside_its_own_watch(one, other) || inside_its_own_watch(other, one)
+    let shared = matches!((one.user, other.user), (User::Results(_), User::Results(_))) && one.path == other.path;
+    shared || inside_its_own_watch(one, other) || inside_its_own_watch(other, one)
 }
 
 #[cfg(test)]

@@ -146,6 +146,7 @@ pub(super) enum OnFailure {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a section with keys")]
 pub(super) struct Results {
+    pub(super) directory: Option<Text>,
     pub(super) mode: Option<Text>,
     pub(super) text: Option<bool>,
 }

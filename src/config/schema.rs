@@ -67,7 +67,13 @@ pub fn schema() -> Value {
             ("detect", one_of(&["auto", "events", "poll"])),
             ("poll_interval", time()),
             ("rescan_interval", time()),
-            ("results", section("watch.results", &[("mode", pattern("^(inherit|0?6[04][04])$")), ("text", flag())])),
+            (
+                "results",
+                section(
+                    "watch.results",
+                    &[("directory", text()), ("mode", pattern("^(inherit|0?6[04][04])$")), ("text", flag())],
+                ),
+            ),
         ],
     );
     watch["required"] = json!(["path", "pipeline"]);

@@ -97,6 +97,11 @@ impl Watch {
         let failed = if let OnFailure::Move(target) = &self.on_failure { Some(target.as_path()) } else { None };
         done.into_iter().chain(failed)
     }
+
+    /// Every folder but its own that something is put into.
+    pub fn outputs(&self) -> impl Iterator<Item = &Path> {
+        self.targets().chain(self.results.directory.as_deref())
+    }
 }
 
 /// How new files are noticed.
@@ -126,6 +131,9 @@ impl Detect {
 /// About result files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Results {
+    /// Where they go, in a folder of the watch's name that mirrors the watch: absolute, without `.` and `..`, perhaps inside the
+    /// watch. None: beside their inputs.
+    pub directory: Option<PathBuf>,
     /// Their permissions.
     pub mode: ResultMode,
     /// Whether the text of the pipeline's answer is also written by itself.
@@ -148,6 +156,7 @@ struct Placed {
     path_at: Range<usize>,
     target_at: Option<Range<usize>>,
     failed_at: Option<Range<usize>>,
+    results_at: Option<Range<usize>>,
 }
 
 /// Validates all watches, and claims their folders.
@@ -206,6 +215,14 @@ pub(super) fn build_all(
                 span: Some(span),
             });
         }
+        if let (Some(directory), Some(span)) = (&watch.results.directory, placed.results_at) {
+            territories.push(Territory {
+                user: User::Results(number),
+                label: format!("the results directory of watch {:?}", watch.name),
+                path: directory.clone(),
+                span: Some(span),
+            });
+        }
         watches.push(Arc::new(watch));
     }
     watches
@@ -249,15 +266,22 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         raw::OnSuccess::Keep => (OnSuccess::Keep, None),
         raw::OnSuccess::Delete => (OnSuccess::Delete, None),
         raw::OnSuccess::Move(target) => {
-            let (target, at) = move_target(&path, &target, "done", problems);
+            let (target, at) = folder(&path, &target, "{ move = \"done\" }", problems);
             (OnSuccess::Move(target), at)
         }
     };
     let (on_failure, failed_at) = match written.on_failure.unwrap_or(raw::OnFailure::Keep) {
         raw::OnFailure::Keep => (OnFailure::Keep, None),
         raw::OnFailure::Move(target) => {
-            let (target, at) = move_target(&path, &target, "failed", problems);
+            let (target, at) = folder(&path, &target, "{ move = \"failed\" }", problems);
             (OnFailure::Move(target), at)
+        }
+    };
+    let (directory, results_at) = match blank_as_none(written.results.directory) {
+        None => (None, None),
+        Some(written) => {
+            let (directory, at) = folder(&path, &written, "\"results\"", problems);
+            (Some(directory), at)
         }
     };
     let watch = Watch {
@@ -277,23 +301,18 @@ fn build(written: Spanned<raw::Watch>, problems: &mut Problems<'_>) -> Option<Pl
         detect: written.detect.unwrap_or_default(),
         poll_interval: poll,
         rescan_interval: rescan,
-        results: Results { mode, text: written.results.text.unwrap_or(false) },
+        results: Results { directory, mode, text: written.results.text.unwrap_or(false) },
     };
-    Some(Placed { watch, name_at, path_at: path_text.span(), target_at, failed_at })
+    Some(Placed { watch, name_at, path_at: path_text.span(), target_at, failed_at, results_at })
 }
 
-/// The folder that files are moved to, and where it is written if it can be meant.
-fn move_target(
-    watch: &Path,
-    target: &Text,
-    example: &str,
-    problems: &mut Problems<'_>,
-) -> (PathBuf, Option<Range<usize>>) {
-    let unusable = target.get_ref().trim().is_empty() || target.get_ref().contains('\0');
+/// The folder that is written, relative to its watch, and where it is written if it can be meant.
+fn folder(watch: &Path, written: &Text, example: &str, problems: &mut Problems<'_>) -> (PathBuf, Option<Range<usize>>) {
+    let unusable = written.get_ref().trim().is_empty() || written.get_ref().contains('\0');
     if unusable {
-        problems.at(&target.span(), format!("must name a folder, for example {{ move = \"{example}\" }}"));
+        problems.at(&written.span(), format!("must name a folder, for example {example}"));
     }
-    (normalised(&watch.join(target.get_ref())), (!unusable).then(|| target.span()))
+    (normalised(&watch.join(written.get_ref())), (!unusable).then(|| written.span()))
 }
 
 fn interval(written: Option<Spanned<Time>>, default: Duration, problems: &mut Problems<'_>) -> Duration {

@@ -20,7 +20,7 @@ use crate::admin::wire::Reloaded;
 use crate::blocking::blocking;
 use crate::board::Board;
 use crate::clock::unix_millis;
-use crate::config::{Config, Environment, Pipeline, Watch};
+use crate::config::{Config, Environment, LogOverrides, Pipeline, Watch};
 use crate::delivery::dispatch::Order;
 use crate::delivery::pipeline::Line;
 use crate::delivery::started::Started;
@@ -30,6 +30,7 @@ use crate::intake::Intake;
 use crate::intake::overlap::{self, Roots};
 use crate::journal::{Failure, Journal};
 use crate::show::Shown;
+use crate::telemetry;
 
 /// How long a folder may take to say whether it can be written.
 const ACCESS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +52,8 @@ pub(super) struct Parts {
     pub(super) started: Arc<Started>,
     pub(super) roots: Arc<Roots>,
     pub(super) tasks: Tasks,
+    /// What the command line says of the log.
+    pub(super) log: LogOverrides,
     /// The dispatcher's ear.
     pub(super) orders: mpsc::Sender<Order>,
     /// What runs, for those who look.
@@ -102,6 +105,7 @@ impl Parts {
             started,
             roots: Arc::default(),
             tasks: Tasks::default(),
+            log: LogOverrides::default(),
             orders,
             running: watch::Sender::new(Arc::new(nothing)),
             intakes: HashMap::new(),
@@ -212,8 +216,6 @@ impl Parts {
         let read = blocking(move || {
             let mut new = Config::load(&origin, &Environment::from_process()).map_err(|error| error.to_string())?;
             new.check_uris()?;
-            // What the command line said of the log holds until the end.
-            new.log = old.log.clone();
             let plan = plan::plan(&old, &new)?;
             plan::keep_what_needs_a_restart(&old, &mut new);
             Ok((new, plan))
@@ -222,6 +224,7 @@ impl Parts {
         let (new, mut plan) = read.map_err(Rejected)?;
         self.check_folders(&plan).await?;
         let outdated = self.outdated(&new, &mut plan).await?;
+        self.log_as(&new, &mut plan);
         self.apply(Arc::new(new), &plan, &outdated).await?;
         Ok(Reloaded {
             changes: plan.changes,
@@ -248,6 +251,18 @@ impl Parts {
             }
         }
         Ok(())
+    }
+
+    /// From now on as much is logged as the new configuration says, unless the command line said it.
+    fn log_as(&self, new: &Config, plan: &mut Plan) {
+        if self.config.log.level == new.log.level {
+            return;
+        }
+        if let Some(level) = &self.log.level {
+            plan.changes.push(format!("log.level: --log-level {level} of the command line holds all the same"));
+        } else if !telemetry::set_level(&new.log.level) {
+            plan.needs_restart.push("log.level");
+        }
     }
 
     /// The pipelines whose file says something else than their task was started with; added to what is made anew.
@@ -336,6 +351,7 @@ impl Parts {
         if let Some((intake, _)) = self.intakes.remove(&watch.name) {
             intake.abort();
         }
+        folder.retire();
         let (journal, id) = (self.journal.clone(), watch.id);
         let (end, over) = oneshot::channel();
         let task = self.tasks.spawn(format!("parting from watch {:?}", watch.name), async move {
@@ -354,7 +370,11 @@ impl Parts {
     }
 }
 
-/// Resolves when every root has been opened or found unavailable.
+/// Resolves when every root has been opened or found unavailable: then the daemon is ready.
+///
+/// The kernel's watches are placed after that, by the first walk, which may take minutes in a large folder. Nothing depends
+/// on their being there: a folder is watched before it is listed, so what came before the watch is found by the walk, and
+/// what comes after it by an event. To wait for them would only delay the units that start after this one.
 pub(super) async fn all_looked_at(running: Arc<Running>) {
     for folder in &running.folders {
         // The sender lives in the folder itself.

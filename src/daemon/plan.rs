@@ -47,12 +47,15 @@ pub fn plan(old: &Config, new: &Config) -> Result<Plan, String> {
     if old.state.min_free != new.state.min_free {
         plan.changes.push("state.min_free changed".to_owned());
     }
+    if old.log.level != new.log.level {
+        plan.changes.push("log.level changed".to_owned());
+    }
     for (key, same) in [
         ("server.instance", old.server.instance == new.server.instance),
         ("state.directory", old.state.directory == new.state.directory),
         ("state.max_spool", old.state.max_spool == new.state.max_spool),
         ("admin", old.admin == new.admin),
-        ("log", old.log == new.log),
+        ("log.format", old.log.format == new.log.format),
     ] {
         if !same {
             plan.needs_restart.push(key);
@@ -67,7 +70,7 @@ pub fn keep_what_needs_a_restart(old: &Config, new: &mut Config) {
     new.state.directory.clone_from(&old.state.directory);
     new.state.max_spool = old.state.max_spool;
     new.admin = old.admin.clone();
-    new.log = old.log.clone();
+    new.log.format = old.log.format;
 }
 
 impl Plan {
@@ -93,6 +96,16 @@ impl Plan {
                                 Shown(target)
                             ));
                         }
+                    }
+                    if known.results.directory != watch.results.directory {
+                        let to = match &watch.results.directory {
+                            Some(directory) => format!("to {}", Shown(directory)),
+                            None => "beside their inputs".to_owned(),
+                        };
+                        self.changes.push(format!(
+                            "watch {name}: results go {to} from now on; earlier ones stay where they are, and nothing is \
+                             sent again for it"
+                        ));
                     }
                     self.changed_watches.push(watch.clone());
                 }
@@ -149,6 +162,9 @@ impl Plan {
         }
     }
 }
+
+#[cfg(test)]
+mod every_key;
 
 #[cfg(test)]
 mod tests {
@@ -243,6 +259,16 @@ include = ["*.pdf"]
     }
 
     #[test]
+    fn another_place_for_results_is_said_to_be_for_new_ones() {
+        let apart = TEXT.replace("pipeline = \"a\"", "pipeline = \"a\"\n[watch.results]\ndirectory = \"/out\"");
+        for (old, new, to) in [(TEXT, apart.as_str(), "to /out from now on"), (&apart, TEXT, "beside their inputs")] {
+            let plan = plan(&parse(old), &parse(new)).unwrap();
+            assert!(plan.changes.iter().any(|change| change.contains(to)), "{:?}", plan.changes);
+            assert_eq!((plan.changed_watches.len(), plan.new_lines.len()), (1, 0));
+        }
+    }
+
+    #[test]
     fn what_needs_a_restart_stays_as_it_was_and_is_named_each_time() {
         let old = parse(TEXT);
         let mut new = parse(&TEXT.replace("[server]", "[state]\ndirectory = \"/s\"\nmin_free = \"3MiB\"\n[server]"));
@@ -252,7 +278,7 @@ include = ["*.pdf"]
 
     #[test]
     fn what_needs_a_restart_is_named() {
-        let (_, restart) = changes("[server]", "[state]\ndirectory = \"/s\"\n[log]\nlevel = \"debug\"\n[server]");
-        assert_eq!(restart, ["state.directory", "log"]);
+        let (_, restart) = changes("[server]", "[state]\ndirectory = \"/s\"\n[log]\nformat = \"json\"\n[server]");
+        assert_eq!(restart, ["state.directory", "log.format"]);
     }
 }

@@ -7,13 +7,14 @@
 //! taken by then: under the hidden one nobody would see it, and it would never be sent.
 //!
 //! A crash at any step is finished at the next start: with a record the steps are simply taken again; without
-//! one (the journal was thrown away) the result file beside it names the object and says what it was.
+//! one (the journal was thrown away) its result file names the object and says what it was.
 //!
 //! Everything here blocks on the disk.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -21,7 +22,7 @@ use super::marker;
 use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::crash;
 use crate::folder::Folder;
-use crate::fs::{Access, Dir, Look, Root, Seen, base_name};
+use crate::fs::{Dir, Look, Root, Seen, base_name, plain};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation};
 use crate::lease::Writers;
@@ -199,12 +200,13 @@ pub fn recover(
     identity: &Identity,
     is_known: impl Fn(&Path) -> bool,
 ) -> io::Result<Recovery> {
-    let dir = root.parent(hidden)?;
+    let dir = Arc::new(root.parent(hidden)?);
     let name = base_name(hidden);
     let id = name.to_str().and_then(|name| name.strip_prefix(sidecar::HIDDEN_PREFIX));
     let Some(object_id) = id.and_then(|id| Uuid::parse_str(id).ok()) else { return Ok(Recovery::Unknown) };
-    let failed = sidecar::find_object(&dir, object_id, Kind::Error, identity)?;
-    let delivered = sidecar::find_object(&dir, object_id, Kind::Result, identity)?;
+    let Some(results) = root.results(hidden, Some(&dir))? else { return Ok(Recovery::Unknown) };
+    let failed = sidecar::find_object(&results, object_id, Kind::Error, identity)?;
+    let delivered = sidecar::find_object(&results, object_id, Kind::Result, identity)?;
     let Some(seen) = dir.file(name)? else { return Ok(Recovery::NotOurs) };
     // A success removes the error file: where there is one, it is about what came last. Both may be there still.
     let failed = failed.filter(|(_, ours)| is_delivered(&seen, &ours.generation)).map(|found| (Kind::Error, found));
@@ -222,7 +224,7 @@ pub fn recover(
     }
     crash::point("orphan.found");
     let sha256 = ours.sha256.filter(|_| kind == Kind::Result);
-    let text = ours.text(&dir, &input, identity)?;
+    let text = ours.text(&results, &input, identity)?;
     let delivered = Delivered { kind, generation: ours.generation, sha256, object_id, result: ours.name, text };
     Ok(Recovery::Begun(rel, delivered))
 }
@@ -313,7 +315,7 @@ fn move_to(
                 to.sync()?;
                 dir.sync()?;
                 crash::point("after.moved-durable");
-                move_result(dir, &to, &name, delivered)?;
+                move_result(root, dir, &to, &name, delivered)?;
                 take_marker(folder, dir, rel, delivered, Some((&to, &name)));
                 return Ok(());
             }
@@ -333,7 +335,8 @@ fn follow_moved(
     dir: &Dir,
     delivered: &Delivered,
 ) -> io::Result<()> {
-    if dir.file(&delivered.result)?.is_none() && folder.watch.done_marker.is_none() {
+    let result_follows = !root.results_are_apart() && dir.file(&delivered.result)?.is_some();
+    if !result_follows && folder.watch.done_marker.is_none() {
         return Ok(());
     }
     let to = target_dir(folder, root, target, rel)?;
@@ -341,7 +344,7 @@ fn follow_moved(
     for n in 0..MOVE_NAMES {
         let name = target_name(base_name(rel), &mark, n);
         if to.file(&name)?.is_some_and(|seen| is_delivered(&seen, &delivered.generation)) {
-            move_result(dir, &to, &name, delivered)?;
+            move_result(root, dir, &to, &name, delivered)?;
             take_marker(folder, dir, rel, delivered, Some((&to, &name)));
             return Ok(());
         }
@@ -366,8 +369,12 @@ fn take_marker(folder: &Folder, dir: &Dir, rel: &Path, delivered: &Delivered, mo
     }
 }
 
-/// The result follows its input, its text first: while the result is still there, a restart goes on here.
-fn move_result(dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io::Result<()> {
+/// The result follows its input, its text first: while the result is still there, a restart goes on here. One that stands in
+/// a tree of its own stays there.
+fn move_result(root: &Root, dir: &Dir, to: &Dir, moved: &OsStr, delivered: &Delivered) -> io::Result<()> {
+    if root.results_are_apart() {
+        return Ok(());
+    }
     if let Some(text) = &delivered.text {
         take_along(dir, to, text, |n| sidecar::text_name_of(moved, n))?;
     }
@@ -415,33 +422,11 @@ fn target_dir(folder: &Folder, root: &Root, target: &Path, rel: &Path) -> io::Re
     } else {
         Dir::open_or_make(target)?
     };
-    mirror(root, dir, rel.parent().unwrap_or(Path::new("")))
-}
-
-/// Makes the folders on the way to `path` beneath the target, each no more open than the one that it mirrors: what was
-/// in a private folder stays in one.
-fn mirror(root: &Root, mut dir: Dir, path: &Path) -> io::Result<Dir> {
-    let mut model = root.dir(Path::new("")).ok();
-    for component in path.components() {
-        let name = plain(component)?;
-        model = model.and_then(|model| model.subdir(name).ok());
-        let like = model.as_ref().and_then(|model| model.access().ok());
-        dir = dir.make_dir(name, Some(&like.unwrap_or_else(Access::none)))?;
-    }
-    Ok(dir)
-}
-
-fn plain(component: Component<'_>) -> io::Result<&OsStr> {
-    match component {
-        Component::Normal(name) => Ok(name),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidInput, "the target's path is not plain")),
-    }
+    root.mirror_into(dir, rel.parent().unwrap_or(Path::new("")))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::config::{Config, Environment};
 

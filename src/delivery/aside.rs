@@ -1,10 +1,11 @@
-//! A dead letter goes to the folder that `on_failure` names, and its error file with it.
+//! A dead letter goes to the folder that `on_failure` names, and its error file with it, if that stands beside it.
 //!
 //! The order: the error file is durable, the journal says that the file was given up, then it moves, by the same careful
 //! steps as what was delivered. A crash before the last step leaves it given up in its place; the next start, whose first
 //! scan finds it there, moves it. What somebody wrote to meanwhile stays: it is another file, and tried again.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::after::{self, Delivered, Outcome};
@@ -89,9 +90,12 @@ impl Claimed {
     }
 
     fn try_move_aside(&self) -> io::Result<Outcome> {
-        let (dir, name) = (self.root.parent(&self.job.path)?, base_name(&self.job.path));
-        let place = sidecar::find(&dir, name, Kind::Error, &self.tools.identity)?;
-        if matches!(place, Place::Free(_)) && dir.exists(name)? {
+        let (rel, root) = (&self.job.path, &self.root);
+        let dir = Arc::new(root.parent(rel)?);
+        let place = sidecar::find_of(root, rel, Some(&dir), Kind::Error, &self.tools.identity)?;
+        // One that was put elsewhere, under an earlier configuration, is not looked for.
+        let looked_for = self.job.sidecar.as_ref().is_none_or(|recorded| sidecar::is_in_place(root, rel, recorded));
+        if looked_for && matches!(place, Place::Free(_)) && dir.exists(base_name(rel))? {
             return Ok(Outcome::Kept("its error file was removed, so it is tried again".into()));
         }
         let given_up = Delivered {

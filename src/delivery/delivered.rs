@@ -5,6 +5,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use serde_json::Value;
 use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
-use super::result::{Temp, remove_error_file};
+use super::result::{Input, Temp, remove_error_file};
 use super::text::text_of;
 use super::verdict::Fault;
 use crate::board::Posted;
@@ -42,6 +43,8 @@ pub struct Sent {
     pub sha256: ContentHash,
     /// The folder of the input.
     pub dir: Arc<Dir>,
+    /// The folder of the result.
+    pub results: Arc<Dir>,
     /// The begun result file.
     pub temp: Temp,
     /// The input as it was sent.
@@ -52,7 +55,7 @@ pub struct Sent {
 
 /// Where a result is now.
 enum Placed {
-    /// Beside its input, under this name.
+    /// At its place, under this name.
     Here(OsString),
     /// In the spool, because it cannot be written there.
     InSpool(String),
@@ -61,7 +64,7 @@ enum Placed {
 impl Claimed {
     /// Writes the result, then records the delivery.
     pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
-        let Sent { uploaded, sha256, dir, temp, seen, flight } = sent;
+        let Sent { uploaded, sha256, dir, results, temp, seen, flight } = sent;
         let warning = uploaded.invalid_utf8.then(|| {
             "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
         });
@@ -90,7 +93,7 @@ impl Claimed {
         };
         drop(content);
         crash::point("delivered.placed");
-        let is_absent = self.tidy(dir).await;
+        let is_absent = self.tidy(results).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -107,23 +110,23 @@ impl Claimed {
     }
 
     /// Records that the result of an interrupted attempt stands there already.
-    pub async fn adopted(&self, dir: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
+    pub async fn adopted(&self, results: Arc<Dir>, sha256: ContentHash, sidecar: String) -> Result<(), Failure> {
         tracing::info!(
             watch = %self.folder.watch.name, path = %Shown(&self.job.path),
             "the result of an interrupted attempt stands there; not sent again"
         );
         meters().file_ended(&self.folder.watch.name, "adopted");
         // That attempt may have been interrupted before this.
-        let is_absent = self.tidy(dir).await;
+        let is_absent = self.tidy(results).await;
         self.delivered(sha256, sidecar.as_ref(), None, is_absent).await
     }
 
     /// Removes the error file of an earlier failure. Whether the input is gone by now.
-    async fn tidy(&self, dir: Arc<Dir>) -> bool {
+    async fn tidy(&self, results: Arc<Dir>) -> bool {
         let claimed = self.clone();
         blocking(move || {
             let (path, identity) = (&claimed.job.path, &claimed.tools.identity);
-            if let Err(error) = remove_error_file(&dir, base_name(path), identity) {
+            if let Err(error) = remove_error_file(&results, base_name(path), identity) {
                 tracing::warn!(path = %Shown(path), %error, "cannot remove the error file of an earlier failure");
             }
             claimed.is_absent()
@@ -165,7 +168,7 @@ impl Claimed {
         is_absent: bool,
     ) -> Result<Option<Job>, Failure> {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
-        let sidecar = sidecar.to_string_lossy().into_owned();
+        let sidecar = sidecar::recorded(&self.root, &self.job.path, sidecar);
         let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
         crash::point("delivered.recorded");
         if is_absent && job.as_ref().is_some_and(|job| job.state == JobState::Done) {
@@ -218,20 +221,34 @@ impl Claimed {
     }
 
     fn post_action(&self) -> io::Result<after::Outcome> {
-        let dir = self.root.parent(&self.job.path)?;
-        let place = sidecar::find(&dir, base_name(&self.job.path), Kind::Result, &self.tools.identity)?;
+        let (rel, identity) = (&self.job.path, &self.tools.identity);
+        let (result, text) = if self.root.results_are_apart() {
+            // It stays there; the journal has said that it is durable, and the disk that it is on may be elsewhere by now.
+            (base_name(Path::new(self.job.sidecar.as_deref().unwrap_or_default())).to_owned(), None)
+        } else {
+            let dir = self.root.parent(rel)?;
+            match sidecar::find(&dir, base_name(rel), Kind::Result, identity)? {
+                Place::Ours(ours) => (ours.name.clone(), ours.text(&dir, base_name(rel), identity)?),
+                Place::Free(name) => (name, None),
+            }
+        };
         let delivered = Delivered {
             kind: Kind::Result,
             generation: self.job.generation,
             sha256: self.job.sha256,
             object_id: self.object_id(),
-            result: place.name().to_owned(),
-            text: match &place {
-                Place::Ours(ours) => ours.text(&dir, base_name(&self.job.path), &self.tools.identity)?,
-                Place::Free(_) => None,
-            },
+            result,
+            text,
         };
-        after::finish(&self.folder, &self.root, &self.job.path, &delivered)
+        after::finish(&self.folder, &self.root, rel, &delivered)
+    }
+
+    /// Begins the result or error file of the input in this folder. Blocks.
+    pub(super) fn begin(&self, dir: &Arc<Dir>, seen: &Seen) -> io::Result<Temp> {
+        let (rel, uid) = (&self.job.path, self.tools.identity.uid);
+        let results = self.root.make_results(rel, Some(dir))?;
+        let input = Input { dir, name: base_name(rel), seen };
+        Temp::create(&self.folder, &results, self.object_id(), Some(input), uid)
     }
 
     /// Places a result, or else spools it, for as long as it takes: what the pipeline did is not paid for twice.
@@ -244,16 +261,14 @@ impl Claimed {
         loop {
             let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
             let placed = blocking(move || {
-                let (identity, input) = (&claimed.tools.identity, base_name(&claimed.job.path));
+                let (identity, rel, root) = (&claimed.tools.identity, &claimed.job.path, &claimed.root);
                 let place = || -> io::Result<_> {
-                    let temp = match temp {
-                        Some(temp) => temp,
-                        None => Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?,
-                    };
-                    temp.place(&bytes, input, Kind::Result, identity)
+                    let temp = temp.map_or_else(|| claimed.begin(&dir, &seen), Ok)?;
+                    temp.place(&bytes, base_name(rel), Kind::Result, identity)
                 };
                 place().map_err(|error| {
                     let gone = error.kind() == io::ErrorKind::NotFound
+                        && !root.results_are_apart()
                         && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
                     (error, gone)
                 })

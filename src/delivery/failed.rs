@@ -8,7 +8,6 @@ use std::time::Duration;
 use super::blocking;
 use super::claimed::{Claimed, short, to_json};
 use super::delivered::POST_ACTION_PAUSES;
-use super::result::Temp;
 use super::verdict::{self, Blame, Fault};
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnFailure;
@@ -18,7 +17,7 @@ use crate::job::{Event, Millis};
 use crate::journal::Failure;
 use crate::meters::meters;
 use crate::show::{self, Shown};
-use crate::sidecar::{ErrorFile, Kind};
+use crate::sidecar::{self, ErrorFile, Kind};
 
 /// When a file that this host cannot read is looked at again first; later ever more rarely, up to `retry.max`.
 const BLOCKED_DELAY: Duration = Duration::from_secs(30);
@@ -101,7 +100,7 @@ impl Claimed {
     }
 
     fn count_retry(&self, kind: &str) {
-        meters().retries.with_label_values(&[&self.folder.watch.pipeline, kind]).inc();
+        meters().retried(&self.folder.watch.pipeline, kind);
     }
 
     /// The longer a file cannot be read, the more rarely it is looked at; it is said once for each reason.
@@ -167,17 +166,25 @@ impl Claimed {
     fn how_to_retry(&self) -> String {
         let watch = &self.folder.watch;
         let name = base_name(&self.job.path);
+        // Nobody tells of what is removed from another folder.
+        let (goes, noticed) = if self.root.results_are_apart() {
+            ("The file is", ", which is noticed when the folder is next walked")
+        } else {
+            ("The file and this error file are", "")
+        };
         match (&watch.on_failure, &watch.done_marker) {
             (OnFailure::Move(target), _) => format!(
-                "The file and this error file are moved to {}. To try again, put the file back to where it was{}.",
+                "{goes} moved to {}. To try again, put the file back to where it was{}.",
                 target.display(),
                 watch.done_marker.as_ref().map_or("", |_| ", and then its marker")
             ),
             (OnFailure::Keep, Some(marker)) => format!(
-                "To try again, save the file and then {} anew, or delete this error file.",
+                "To try again, save the file and then {} anew, or delete this error file{noticed}.",
                 marker.of(name).to_string_lossy()
             ),
-            (OnFailure::Keep, None) => "To try again, save the file anew, touch it, or delete this error file.".into(),
+            (OnFailure::Keep, None) => {
+                format!("To try again, save the file anew, touch it, or delete this error file{noticed}.")
+            }
         }
     }
 
@@ -200,19 +207,14 @@ impl Claimed {
         let claimed = self.clone();
         blocking(move || {
             let write = || -> io::Result<_> {
-                let dir = Arc::new(claimed.root.parent(&claimed.job.path)?);
-                let input = base_name(&claimed.job.path);
-                let seen = dir.file(input)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-                let identity = &claimed.tools.identity;
-                Temp::create(&claimed.folder, &dir, claimed.object_id(), (input, &seen), identity.uid)?.place(
-                    &content,
-                    input,
-                    Kind::Error,
-                    identity,
-                )
+                let (rel, identity) = (&claimed.job.path, &claimed.tools.identity);
+                let (dir, name) = (Arc::new(claimed.root.parent(rel)?), base_name(rel));
+                let seen = dir.file(name)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                claimed.begin(&dir, &seen)?.place(&content, name, Kind::Error, identity)
             };
+            claimed.root.verify_results().map_err(|error| Fault::Host(error.to_string()))?;
             match write() {
-                Ok(name) => Ok(name.to_string_lossy().into_owned()),
+                Ok(name) => Ok(sidecar::recorded(&claimed.root, &claimed.job.path, &name)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Err(claimed.of_open(&error)),
                 Err(error) => Err(verdict::of_folder("cannot write the error file", &error)),
             }

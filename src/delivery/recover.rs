@@ -15,20 +15,27 @@ use crate::fs::{Root, base_name};
 use crate::job::{Event, FileKey, JobState};
 use crate::journal::{ApplyError, Failure};
 use crate::show::Shown;
-use crate::sidecar::HIDDEN_PREFIX;
+use crate::sidecar::{self, HIDDEN_PREFIX};
 
 /// How often the end of the first scan, which finds them, is looked for.
 const SCAN_CHECK: Duration = Duration::from_millis(500);
 
-/// Finishes or undoes what was begun with files of one watch, once the first scan has found them.
+/// Finishes or undoes what was begun with files of one watch, once the first scan has found them. Ends as well when the
+/// folder is scanned no more; who has its place then knows what is left.
 ///
 /// Errors: the journal failed; the dispatcher learns of it by itself.
 pub async fn strays(folder: Arc<Folder>, tools: Arc<Tools>) -> Result<(), Failure> {
     while !folder.is_scanned() {
+        if folder.is_retired() {
+            return Ok(());
+        }
         tokio::time::sleep(SCAN_CHECK).await;
     }
     while let Some(path) = folder.stray() {
         let Some(root) = folder.root() else {
+            if folder.is_retired() {
+                return Ok(());
+            }
             tokio::time::sleep(SCAN_CHECK).await;
             continue;
         };
@@ -90,7 +97,7 @@ async fn go_on(
         let adopt = Event::Adopt {
             generation: begun.generation,
             sha256,
-            sidecar: begun.result.to_string_lossy().into_owned(),
+            sidecar: sidecar::recorded(root, rel, &begun.result),
             post_action: true,
             at: unix_millis(),
         };

@@ -28,6 +28,17 @@ const READ: u16 = 0o4;
 /// How often a name is looked for again that somebody else took between look and rename.
 const PLACE_TRIES: usize = 8;
 
+/// An input, whose result is to be no more readable than it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// Its folder.
+    pub dir: &'a Dir,
+    /// Its name there.
+    pub name: &'a OsStr,
+    /// As it was seen.
+    pub seen: &'a Seen,
+}
+
 /// A temp file in the folder of a result; removed when dropped unplaced.
 #[derive(Debug)]
 pub struct Temp {
@@ -46,26 +57,14 @@ impl Temp {
     /// Creates the temp file of an object's result. Nothing is sent whose result could not even be begun.
     ///
     /// A leftover of a crash at its name is removed first, if it is ours.
+    ///
+    /// `dir` is the folder of the result. Without an input, because it is gone, only our user may read the result, unless the
+    /// watch says otherwise.
     pub fn create(
         folder: &Arc<Folder>,
         dir: &Arc<Dir>,
         id: Uuid,
-        input: (&OsStr, &Seen),
-        uid: u32,
-    ) -> io::Result<Self> {
-        Self::begin(folder, dir, id, Some(input), uid)
-    }
-
-    /// As [`Temp::create`], of a result whose input is gone: unless the watch says otherwise, only our user may read it.
-    pub fn create_private(folder: &Arc<Folder>, dir: &Arc<Dir>, id: Uuid, uid: u32) -> io::Result<Self> {
-        Self::begin(folder, dir, id, None, uid)
-    }
-
-    fn begin(
-        folder: &Arc<Folder>,
-        dir: &Arc<Dir>,
-        id: Uuid,
-        input: Option<(&OsStr, &Seen)>,
+        input: Option<Input<'_>>,
         uid: u32,
     ) -> io::Result<Self> {
         let name = sidecar::temp_name(id);
@@ -87,7 +86,7 @@ impl Temp {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
             ResultMode::Inherit => {
                 // Who may read an input that is not there any more, or is another one, is not known.
-                let opened = input.and_then(|(name, seen)| Some((dir.open_file(name).ok()?, seen)));
+                let opened = input.and_then(|input| Some((input.dir.open_file(input.name).ok()?, input.seen)));
                 let same = opened.filter(|((_, now), seen)| now.generation == seen.generation);
                 let access = same.and_then(|((file, _), _)| Access::of(&file).ok());
                 access.unwrap_or_else(Access::none).give(&temp.file, 0o6, READ);

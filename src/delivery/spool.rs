@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ use crate::config::State;
 use crate::crash;
 use crate::fs::{Dir, Look};
 use crate::identity::Identity;
+use crate::locks::lock;
 use crate::show::Shown;
 use crate::sidecar::{self, Whole};
 
@@ -220,7 +221,7 @@ impl Spool {
 
     /// Plain data that no panic can leave half changed.
     fn lock(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::blocking;
 use super::claimed::{Claimed, Tools, short};
-use super::result::{Temp, remove_error_file};
+use super::result::{Input, Temp, remove_error_file};
 use super::spool::MAX_FILES;
 use super::verdict::{self, Fault};
 use crate::crash;
@@ -133,21 +133,30 @@ impl Claimed {
             return Try::Refused(why.into());
         }
         let refused = |error: io::Error| {
-            if error.kind() == io::ErrorKind::NotFound && matches!(self.root.look(rel), Look::Absent) {
+            if error.kind() == io::ErrorKind::NotFound
+                && !self.root.results_are_apart()
+                && matches!(self.root.look(rel), Look::Absent)
+            {
                 Try::Gone
             } else {
                 Try::Refused(error.to_string())
             }
         };
+        // Results that are put elsewhere have a place also when the folder of their input is gone.
         let dir = match self.root.parent(rel) {
-            Ok(dir) => Arc::new(dir),
+            Ok(dir) => Some(Arc::new(dir)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return refused(error),
+        };
+        let results = match self.root.make_results(rel, dir.as_ref()) {
+            Ok(results) => results,
             Err(error) => return refused(error),
         };
         let placed = |name, warning| Try::Placed { name, warning, is_absent: self.is_absent() };
         let Some(whole) = whole else {
             // A crash may have come between the placing and the record of it, and somebody have emptied the spool.
-            return match sidecar::find(&dir, base_name(rel), Kind::Result, identity) {
-                Ok(Place::Ours(ours)) if ours.sha256 == self.job.sha256 => match dir.sync() {
+            return match sidecar::find(&results, base_name(rel), Kind::Result, identity) {
+                Ok(Place::Ours(ours)) if ours.sha256 == self.job.sha256 => match results.sync() {
                     Ok(()) => placed(ours.name, None),
                     Err(error) => Try::Refused(error.to_string()),
                 },
@@ -156,18 +165,16 @@ impl Claimed {
             };
         };
         let place = || -> io::Result<OsString> {
-            let temp = match dir.file(base_name(rel))? {
-                Some(seen) if is_sent(&seen, &self.job) => {
-                    Temp::create(&self.folder, &dir, id, (base_name(rel), &seen), identity.uid)?
-                }
-                // How readable the input was is not known any more.
-                _ => Temp::create_private(&self.folder, &dir, id, identity.uid)?,
-            };
+            let seen = dir.as_ref().map_or(Ok(None), |dir| dir.file(base_name(rel)))?;
+            // How readable an input was that is not there any more is not known.
+            let seen = seen.filter(|seen| is_sent(seen, &self.job));
+            let input = dir.as_ref().zip(seen.as_ref()).map(|(dir, seen)| Input { dir, name: base_name(rel), seen });
+            let temp = Temp::create(&self.folder, &results, id, input, identity.uid)?;
             temp.place(&whole.content, base_name(rel), Kind::Result, identity)
         };
         match place() {
             Ok(name) => {
-                if let Err(error) = remove_error_file(&dir, base_name(rel), identity) {
+                if let Err(error) = remove_error_file(&results, base_name(rel), identity) {
                     tracing::warn!(path = %Shown(rel), %error, "cannot remove the error file of an earlier failure");
                 }
                 placed(name, whole.warning)
@@ -238,7 +245,7 @@ pub async fn review(folders: Vec<Arc<Folder>>, tools: Arc<Tools>) {
     }
     while folders.iter().any(|folder| match &*folder.availability().borrow() {
         Availability::Starting => true,
-        Availability::Open(_) => !folder.is_scanned(),
+        Availability::Open(_) => !folder.is_scanned() && !folder.is_retired(),
         Availability::Unavailable(_) => false,
     }) {
         tokio::time::sleep(SCAN_CHECK).await;

@@ -7,12 +7,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::fs::Dir;
+use crate::locks::lock;
 use crate::show::Shown;
 
 /// The file in the state directory.
@@ -36,20 +37,13 @@ impl Started {
     /// Reads what is known. Blocks. What cannot be read is not known: a change made while the daemon was stopped is then
     /// not noticed, which is said.
     pub fn load(state_dir: &Path) -> Self {
-        let path = state_dir.join(FILE);
         let read = || -> io::Result<BTreeMap<String, String>> {
-            let length = match std::fs::metadata(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-                other => other?.len(),
-            };
-            if length > MAX_FILE {
-                return Err(io::Error::other("too large to be ours"));
-            }
-            Ok(serde_json::from_slice(&std::fs::read(&path)?)?)
+            let json = Dir::open(state_dir)?.read_whole(FILE.as_ref(), MAX_FILE)?;
+            Ok(json.map(|json| serde_json::from_slice(&json)).transpose()?.unwrap_or_default())
         };
         let hashes = read().unwrap_or_else(|error| {
             tracing::warn!(
-                path = %Shown(&path), %error,
+                path = %Shown(&state_dir.join(FILE)), %error,
                 "cannot read what the pipelines were started with: should a pipeline file have changed meanwhile, restart its task"
             );
             BTreeMap::new()
@@ -59,13 +53,13 @@ impl Started {
 
     /// The hash of what a pipeline's task was started with.
     pub fn of(&self, pipeline: &str) -> Option<String> {
-        self.hashes.lock().unwrap_or_else(PoisonError::into_inner).get(pipeline).cloned()
+        lock(&self.hashes).get(pipeline).cloned()
     }
 
     /// Notes what a pipeline's task runs with. Durable when it returns, if it can be; it is known in this process anyhow.
     /// Blocks.
     pub fn note(&self, pipeline: &str, hash: String) {
-        let mut hashes = self.hashes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hashes = lock(&self.hashes);
         if hashes.get(pipeline) == Some(&hash) {
             return;
         }

@@ -25,7 +25,7 @@ use super::delivered::Sent;
 use super::failed::{Blamed, Charge};
 use super::limits::ByteLimit;
 use super::pipeline::{Health, Line, Session};
-use super::result::Temp;
+use super::result::{Input, Temp};
 use super::slots::UploadId;
 use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
@@ -107,6 +107,7 @@ pub enum Report {
 /// A file that is open and may be sent.
 struct Prepared {
     dir: Arc<Dir>,
+    results: Arc<Dir>,
     file: File,
     seen: Seen,
     temp: Temp,
@@ -116,7 +117,7 @@ struct Prepared {
 enum Preparation {
     /// It may be sent.
     Ready(Box<Prepared>),
-    /// Its result stands there from an attempt that a crash interrupted.
+    /// Its result stands in this folder from an attempt that a crash interrupted.
     Adopted(Arc<Dir>, ContentHash, String),
     /// Its result waits in the spool, which the journal does not know.
     Spooled(ContentHash),
@@ -193,7 +194,7 @@ impl Worker {
             Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
             Err(fault) => return fault.into(),
         };
-        let Prepared { dir, file, seen, temp } = prepared;
+        let Prepared { dir, results, file, seen, temp } = prepared;
         let watch = &self.claimed.folder.watch;
         let name = base_name(&self.claimed.job.path).to_string_lossy();
         let mime_type = watch.mime_type.as_deref().unwrap_or_else(|| mime::of(&name));
@@ -236,7 +237,7 @@ impl Worker {
                 crash::point("upload.closed");
                 let sha256 = steps.hasher.finalize().into();
                 flight.enter(Phase::Recording);
-                End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen, flight }))
+                End::Sent(Box::new(Sent { uploaded, sha256, dir, results, temp, seen, flight }))
             }
             Err(UploadError { step, error, pipe_left, os_error, too_large_for_link, .. }) => {
                 let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));
@@ -350,18 +351,23 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if seen.generation != job.generation {
         return Err(Fault::Changed("the file changed since it settled".into()));
     }
+    root.verify_results().map_err(|error| Fault::Host(error.to_string()))?;
+    let results = root
+        .make_results(rel, Some(&dir))
+        .map_err(|error| verdict::of_folder("cannot open the folder of the result", &error))?;
     // Nothing is sent whose result would find no name.
-    let place = sidecar::find(&dir, base_name(rel), Kind::Result, &tools.identity)
+    let place = sidecar::find(&results, base_name(rel), Kind::Result, &tools.identity)
         .map_err(|error| verdict::of_folder("cannot look for the result file", &error))?;
     if let Place::Ours(ours) = &place
         && job.may_have_made(ours.completed_at)
         && let Adoption::Adopt(sha256, name) = sidecar::adoption(&place, &seen.generation)
     {
         // That attempt may have been interrupted before the result's name was durable.
-        dir.sync()
+        results
+            .sync()
             .map_err(|error| verdict::of_folder("cannot make the result of an earlier attempt durable", &error))?;
         crash::point("worker.adopting");
-        return Ok(Preparation::Adopted(dir, sha256, name.to_string_lossy().into_owned()));
+        return Ok(Preparation::Adopted(results, sha256, name.to_string_lossy().into_owned()));
     }
     if let Some(sha256) = claimed.find_spooled(&dir, &file, &seen)? {
         return Ok(Preparation::Spooled(sha256));
@@ -373,7 +379,8 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if dir.writers(&file) == Writers::Some {
         return Err(Fault::Changed("somebody has the file open for writing".into()));
     }
-    let temp = Temp::create(folder, &dir, claimed.object_id(), (base_name(rel), &seen), tools.identity.uid)
+    let input = Input { dir: &dir, name: base_name(rel), seen: &seen };
+    let temp = Temp::create(folder, &results, claimed.object_id(), Some(input), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
-    Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp })))
+    Ok(Preparation::Ready(Box::new(Prepared { dir, results, file, seen, temp })))
 }

@@ -66,6 +66,17 @@ impl Dir {
         Ok(Self { fd: rustix::fs::openat(&self.fd, "..", flags, Mode::empty())?, kind: self.kind })
     }
 
+    /// Whether another filesystem is mounted at it.
+    pub fn is_mount(&self) -> io::Result<bool> {
+        Ok(self.device()? != self.above()?.device()?)
+    }
+
+    /// Fails if this user may not make names in it, without trying.
+    pub fn may_be_written(&self) -> io::Result<()> {
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        Ok(rustix::fs::accessat(&self.fd, ".", access, AtFlags::EACCESS)?)
+    }
+
     /// The names in it, without `.` and `..`, in the order the filesystem gives them.
     pub fn entries(&self) -> io::Result<impl Iterator<Item = io::Result<Entry>> + use<>> {
         let listing = rustix::fs::Dir::read_from(&self.fd)?;
@@ -231,6 +242,22 @@ impl Dir {
         Ok(())
     }
 
+    /// Reads a small file as [`Dir::write_whole`] leaves it; `None` if there is none. One with more than `most` bytes is none
+    /// of ours, which is an error, as is anything else than a regular file.
+    pub fn read_whole(&self, name: &OsStr, most: u64) -> io::Result<Option<Vec<u8>>> {
+        let file = match self.open_file(name) {
+            Ok((file, _)) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mut content = Vec::new();
+        io::Read::read_to_end(&mut io::Read::take(file, most.saturating_add(1)), &mut content)?;
+        if content.len() as u64 > most {
+            return Err(io::Error::other("it is too large to be ours"));
+        }
+        Ok(Some(content))
+    }
+
     /// Removes a file.
     pub fn unlink(&self, name: &OsStr) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty())?)
@@ -262,5 +289,24 @@ impl Dir {
 
     pub(super) fn stat_self(&self) -> io::Result<Statx> {
         stat_fd(&self.fd, self.flags())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_whole_is_read_whole_and_nothing_else_is() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let read = |most| dir.read_whole("f".as_ref(), most);
+        assert_eq!(read(3).unwrap(), None);
+        dir.write_whole("f".as_ref(), b"abc").unwrap();
+        assert_eq!(read(3).unwrap().as_deref(), Some(&b"abc"[..]));
+        assert!(read(2).unwrap_err().to_string().contains("too large"));
+        std::fs::remove_file(temp.path().join("f")).unwrap();
+        std::fs::create_dir(temp.path().join("f")).unwrap();
+        assert!(read(3).is_err());
     }
 }

@@ -14,13 +14,14 @@
 mod access;
 mod dir;
 mod kind;
+mod mirror;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
@@ -28,7 +29,10 @@ use rustix::io::Errno;
 pub use self::access::Access;
 pub use self::dir::{Dir, Entry, EntryKind};
 pub use self::kind::FsKind;
+use self::mirror::Mirror;
+pub use self::mirror::plain;
 use crate::job::Generation;
+use crate::locks::lock;
 
 /// `openat2` reports EAGAIN when a rename races the resolution; the kernel's advice is to try again.
 const RESOLVE_TRIES: usize = 16;
@@ -43,6 +47,8 @@ pub struct Root {
     kind: FsKind,
     /// Where other filesystems were mounted beneath it.
     mounts: Mounts,
+    /// Where results are put, if not beside the files.
+    mirror: Option<Mirror>,
 }
 
 /// The mount points seen beneath a root and their devices, by relative path. Once seen they are never forgotten: what is
@@ -102,7 +108,7 @@ impl Root {
         let born = (more.stx_mask & StatxFlags::BTIME.bits() != 0).then(|| nanos(more.stx_btime));
         let id = RootId { dev: stat.st_dev, ino: stat.st_ino, born };
         let kind = FsKind::of(&fd)?;
-        Ok(Self { path: path.to_owned(), id, fd, kind, mounts: Mounts::default() })
+        Ok(Self { path: path.to_owned(), id, fd, kind, mounts: Mounts::default(), mirror: None })
     }
 
     /// The path as configured.
@@ -131,8 +137,14 @@ impl Root {
         self.id
     }
 
-    /// Fails if another directory, or none, stands at the path now: it was renamed, replaced or unmounted.
+    /// Fails if another directory, or none, stands at the path now: it was renamed, replaced or unmounted. So, too, if that
+    /// happened to the tree that its results go to.
     pub fn verify(&self) -> io::Result<()> {
+        self.verify_itself()?;
+        self.verify_results()
+    }
+
+    fn verify_itself(&self) -> io::Result<()> {
         let now = rustix::fs::stat(&self.path)?;
         // The numbers are not used again while the folder is held open.
         if (now.st_dev, now.st_ino) == (self.id.dev, self.id.ino) {
@@ -182,7 +194,7 @@ impl Root {
     /// Remembers that another filesystem is mounted at `rel`; without it, nothing beneath is known to be absent.
     pub fn note_mount(&self, rel: &Path, dir: &Dir) -> io::Result<()> {
         let dev = dir.device()?;
-        let mut mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut mounts = lock(&self.mounts.0);
         let above = mounts
             .iter()
             .rev()
@@ -196,10 +208,10 @@ impl Root {
 
     /// ENOENT means absent only if everything above is as it was.
     fn absence(&self, rel: &Path) -> Look {
-        if let Err(error) = self.verify() {
+        if let Err(error) = self.verify_itself() {
             return Look::Unknown(error);
         }
-        let mounts = self.mounts.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mounts = lock(&self.mounts.0).clone();
         for (mount, dev) in mounts.iter().filter(|(mount, _)| rel.starts_with(mount)) {
             match self.dir(mount).and_then(|dir| dir.device()) {
                 Ok(now) if now == *dev => {}

@@ -7,15 +7,16 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::assess::{Assessment, assess};
 use super::marked::{Marked, marked};
 use crate::config::OnSuccess;
 use crate::crash;
 use crate::folder::Folder;
-use crate::fs::{Look, Root, Seen, base_name};
+use crate::fs::{Dir, Look, Root, Seen, base_name};
 use crate::identity::Identity;
-use crate::job::{ContentHash, Event, FileKey, Generation, JobState, Millis};
+use crate::job::{ContentHash, Event, FileKey, Generation, Job, JobState, Millis};
 use crate::journal::Journal;
 use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
@@ -164,23 +165,10 @@ impl<'a> Desk<'a> {
             Assessment::Busy => return Ok(Decision::Busy),
             Assessment::Unseen | Assessment::New | Assessment::MaybeSame | Assessment::DeadLetter => {}
         }
-        let dir = self.root.parent(rel)?;
+        let dir = Arc::new(self.root.parent(rel)?);
         let name = base_name(rel);
         if assessment == Assessment::DeadLetter {
-            // What cannot be looked for counts as there: a dead letter is not retried by accident.
-            let place = sidecar::find(&dir, name, Kind::Error, self.identity);
-            let still_there = !matches!(place, Ok(Place::Free(_)));
-            // Both go elsewhere together, the input first.
-            if !still_there && dir.file(name)?.is_none_or(|seen| seen.generation != settled) {
-                return Ok(Decision::Later(None));
-            }
-            let is_known = job.is_some_and(|job| job.generation == settled);
-            return Ok(match (still_there, is_known) {
-                (true, true) => Decision::Nothing,
-                (true, false) => Decision::Record(Event::SameContent { generation: settled }),
-                (false, true) => Decision::Record(Event::Requeue { at: now, delivered_too: false }),
-                (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
-            });
+            return self.retried(rel, &dir, job.as_ref(), settled, now);
         }
         let admit = Decision::Record(Event::Admit { generation: settled, at: now });
         let (file, seen) = match dir.open_file(name) {
@@ -217,7 +205,7 @@ impl<'a> Desk<'a> {
                 let stayed = job.as_ref().is_some_and(|job| {
                     (job.generation.ino, job.generation.mtime_ns) == (settled.ino, settled.mtime_ns)
                 });
-                let has_result = || match sidecar::find(&dir, name, Kind::Result, self.identity) {
+                let has_result = || match sidecar::find_of(self.root, rel, Some(&dir), Kind::Result, self.identity) {
                     Ok(Place::Ours(ours)) => ours.sha256 == Some(hash),
                     Ok(Place::Free(_)) => false,
                     // What cannot be looked for counts as there: nothing is paid for twice by accident.
@@ -228,9 +216,11 @@ impl<'a> Desk<'a> {
                 }
             }
             Assessment::Unseen => {
-                let place = sidecar::find(&dir, name, Kind::Result, self.identity);
+                // While their folder is out of reach, whether there is a result is unknown.
+                let results = self.root.results(rel, Some(&dir))?;
+                let place = results.as_ref().map(|results| sidecar::find(results, name, Kind::Result, self.identity));
                 // A folder in which results cannot be looked for is delivery's to report.
-                let adoption = place.map_or(Adoption::No, |place| {
+                let adoption = place.and_then(Result::ok).map_or(Adoption::No, |place| {
                     let may_go = self.folder.watch.on_success != OnSuccess::Keep;
                     if may_go && !was_there(&place, &settled) {
                         Adoption::No
@@ -249,14 +239,14 @@ impl<'a> Desk<'a> {
                     }
                     Adoption::No => None,
                 };
-                if let Some((sha256, sidecar)) = adopted {
+                if let (Some((sha256, sidecar)), Some(results)) = (adopted, results) {
                     // It may have been written right before a crash.
-                    dir.sync()?;
+                    results.sync()?;
                     crash::point("intake.adopting");
                     return Ok(Decision::Record(Event::Adopt {
                         generation: settled,
                         sha256,
-                        sidecar: sidecar.to_string_lossy().into_owned(),
+                        sidecar: sidecar::recorded(self.root, rel, &sidecar),
                         post_action: self.folder.watch.on_success != OnSuccess::Keep,
                         at: now,
                     }));
@@ -265,6 +255,34 @@ impl<'a> Desk<'a> {
             _ => {}
         }
         Ok(admit)
+    }
+
+    /// Whether a dead letter is tried again: its error file was removed.
+    fn retried(
+        &self,
+        rel: &Path,
+        dir: &Arc<Dir>,
+        job: Option<&Job>,
+        settled: Generation,
+        now: Millis,
+    ) -> io::Result<Decision> {
+        // What cannot be looked for counts as there: a dead letter is not retried by accident.
+        let place = sidecar::find_of(self.root, rel, Some(dir), Kind::Error, self.identity);
+        let recorded = job.and_then(|job| job.sidecar.as_deref());
+        // So does one that was put elsewhere, under an earlier configuration.
+        let elsewhere = recorded.is_some_and(|recorded| !sidecar::is_in_place(self.root, rel, recorded));
+        let still_there = elsewhere || !matches!(place, Ok(Place::Free(_)));
+        // Both go elsewhere together, the input first.
+        if !still_there && dir.file(base_name(rel))?.is_none_or(|seen| seen.generation != settled) {
+            return Ok(Decision::Later(None));
+        }
+        let is_known = job.is_some_and(|job| job.generation == settled);
+        Ok(match (still_there, is_known) {
+            (true, true) => Decision::Nothing,
+            (true, false) => Decision::Record(Event::SameContent { generation: settled }),
+            (false, true) => Decision::Record(Event::Requeue { at: now, delivered_too: false }),
+            (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
+        })
     }
 }
 

@@ -39,7 +39,7 @@ use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
-use crate::folder::{Availability, Folder, Standing, Word};
+use crate::folder::{Availability, Folder, Mounted, Standing, Word, open_root};
 use crate::fs::{Root, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
@@ -171,13 +171,19 @@ impl Intake {
             let (folder, roots) = (self.folder.clone(), self.roots.clone());
             let opened = blocking(move || {
                 let watch = &folder.watch;
-                let root = folder.with_mounts(Root::open(&watch.path)?);
+                let root = folder.with_mounts(open_root(watch)?);
                 let top = root.dir(Path::new(""))?;
-                let mounted = top.device()? != top.above()?.device()?;
+                let mounted = Mounted { root: top.is_mount()?, results: root.results_are_mounted()? };
                 // The folder beneath a mount shows; one that was served before is no stranger.
-                if folder.was_mounted() && !mounted && !folder.knows(&root) {
+                let was_mounted = folder.was_mounted();
+                if was_mounted.root && !mounted.root && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
+                if was_mounted.results && !mounted.results {
+                    let why = "the filesystem that was mounted at the results directory is gone: mount it, or restart the daemon";
+                    return Err(std::io::Error::other(why));
+                }
+                root.results_may_be_made()?;
                 // A root that cannot be listed cannot be served either.
                 drop(top.entries()?);
                 let in_use = roots.register(&watch.name, &watch.path)?;

@@ -5,13 +5,14 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::folder::Availability;
 use crate::fs::Dir;
+use crate::locks::lock;
 
 /// Deepest folder whose ancestors are compared.
 const MAX_DEPTH: usize = 256;
@@ -53,7 +54,7 @@ impl Roots {
     /// Registers a root for a watch; an error if it lies in another's, or another's in it. Blocks.
     pub fn register(self: &Arc<Self>, watch: &str, path: &Path) -> io::Result<InUse> {
         let chain = chain(path)?;
-        let mut in_use = self.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = lock(&self.in_use);
         if let Some(other) =
             in_use.iter().find(|other| other.chain.contains(&chain[0]) || chain.contains(&other.chain[0]))
         {
@@ -70,7 +71,7 @@ impl Roots {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        let mut in_use = self.roots.in_use.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = lock(&self.roots.in_use);
         in_use.retain(|entry| entry.watch != self.watch);
     }
 }

@@ -116,7 +116,7 @@ impl Rounds {
             if self.whole.is_none() && self.next.is_some_and(|next| next <= Instant::now()) {
                 self.next = None;
                 let reason = std::mem::replace(&mut self.reason, "interval");
-                meters().rescans.with_label_values(&[&self.walker.folder.watch.name, reason]).inc();
+                meters().walked(&self.walker.folder.watch.name, reason);
                 let walker = self.walker.clone();
                 self.whole = Some(spawn_blocking(move || walker.walk(Path::new(""))));
             }

@@ -20,7 +20,7 @@ use crate::config::OnFailure;
 use crate::folder::Folder;
 use crate::fs::{Dir, EntryKind, Look, Root, Seen};
 use crate::identity::Identity;
-use crate::job::{FileKey, JobState};
+use crate::job::{FileKey, Job, JobState};
 use crate::journal::Journal;
 use crate::show::Shown;
 use crate::sidecar;
@@ -75,6 +75,11 @@ pub struct Report {
     pub stopped: bool,
 }
 
+/// Whether something of a dead letter that is to be moved may be where it was.
+fn is_left(job: &Job, root: &Root) -> bool {
+    job.state == JobState::Failed && !(job.absent && root.results_are_apart())
+}
+
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
@@ -106,7 +111,46 @@ impl Walker {
                 break;
             }
         }
+        if !part && self.root.results_are_apart() && !self.folder.is_scanned() {
+            self.results(&mut report);
+        }
         report
+    }
+
+    /// Looks through the tree that results go to for what an earlier run left there.
+    fn results(&self, report: &mut Report) {
+        let mut stack = vec![PathBuf::new()];
+        while let Some(rel) = stack.pop() {
+            if report.stopped || self.selector.folders(&rel).is_err() {
+                continue;
+            }
+            if let Err(error) = self.results_folder(&rel, &mut stack, report) {
+                tracing::warn!(
+                    watch = %self.folder.watch.name, path = %Shown(&rel), %error,
+                    "cannot list this folder of results; what an earlier run may have left in it stays"
+                );
+            }
+        }
+    }
+
+    fn results_folder(&self, rel: &Path, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
+        let Some(dir) = self.root.results_folder(rel)? else { return Ok(()) };
+        for entry in dir.entries()? {
+            let entry = entry?;
+            let path = rel.join(&entry.name);
+            if entry.name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()) {
+                if let Err(error) = self.hidden(&dir, path) {
+                    tracing::debug!(watch = %self.folder.watch.name, %error, "a temp file cannot be swept now");
+                }
+            } else if entry.kind == Some(EntryKind::Directory)
+                || entry.kind.is_none() && matches!(dir.look(&entry.name), Ok(Look::Directory))
+            {
+                stack.push(path);
+            } else {
+                self.left_behind(&path, report);
+            }
+        }
+        Ok(())
     }
 
     fn directory(&self, rel: &Path, part: bool, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
@@ -207,8 +251,8 @@ impl Walker {
             return;
         }
         match self.journal.get(FileKey::new(self.folder.watch.id, &input)) {
-            // Its move may be on record already, that of its error file is not.
-            Ok(job) if job.as_ref().is_some_and(|job| job.state == JobState::Failed) => self.put_aside(&input),
+            // Its move may be on record already; that of its error file, if that follows it, is not.
+            Ok(job) if job.as_ref().is_some_and(|job| is_left(job, &self.root)) => self.put_aside(&input),
             Ok(_) => {}
             Err(_) => report.stopped = true,
         }

@@ -36,6 +36,8 @@ pub enum Skip {
     Marker,
     /// In the folder that finished files, or those that were given up, are moved to.
     MoveTarget,
+    /// In the folder that results are put into.
+    Results,
     /// Junk: `ignore_junk`.
     Junk,
     /// An `exclude` pattern matches.
@@ -55,6 +57,7 @@ impl Skip {
             Self::Output => "output",
             Self::Marker => "done-marker",
             Self::MoveTarget => "move-target",
+            Self::Results => "results",
             Self::Junk => "junk",
             Self::Excluded => "exclude",
             Self::NotIncluded => "include",
@@ -72,6 +75,8 @@ pub struct Selector {
     marker: Option<Marker>,
     /// Where files are moved to in the end, relative to the root, if it lies beneath it.
     move_targets: Vec<PathBuf>,
+    /// Where results go, relative to the root, if that lies beneath it.
+    results: Option<PathBuf>,
 }
 
 impl Selector {
@@ -83,6 +88,7 @@ impl Selector {
             recursive: watch.recursive,
             marker: watch.done_marker.clone(),
             move_targets: watch.targets().filter_map(inside).collect(),
+            results: watch.results.directory.as_deref().and_then(inside),
         }
     }
 
@@ -137,6 +143,10 @@ impl Selector {
                 let target = target.map(|target| Shown(target).to_string()).unwrap_or_default();
                 format!("it lies in {target}, where finished files are moved to")
             }
+            Skip::Results => {
+                let results = self.results.as_deref().map(|results| Shown(results).to_string()).unwrap_or_default();
+                format!("it lies in {results}, where results are put")
+            }
             Skip::Junk => format!(
                 "{} is hidden, or temporary as editors and browsers leave it (ignore_junk = false takes such files)",
                 component(&is_junk)
@@ -178,6 +188,9 @@ impl Selector {
         }
         if self.move_targets.iter().any(|target| rel.starts_with(target)) {
             return Err(Skip::MoveTarget);
+        }
+        if self.results.as_ref().is_some_and(|results| rel.starts_with(results)) {
+            return Err(Skip::Results);
         }
         let mut depth = 0;
         for component in rel.components() {
@@ -295,6 +308,7 @@ mod tests {
             ("include = [\"*.pdf\", \"*.csv\"]", "a.txt", "\"*.pdf\", \"*.csv\""),
             ("done_marker = \"{name}.ok\"", "a.pdf.ok", "the done_marker of a.pdf"),
             ("on_success = { move = \"done\" }", "done/a.pdf", "it lies in done"),
+            ("[watch.results]\ndirectory = \"out\"", "out/a.pdf", "it lies in out"),
             ("recursive = false", "sub/a.pdf", "not recursive"),
             ("", "sub/a.pdf.result.json", "a.pdf.result.json is a name"),
         ] {
@@ -303,6 +317,13 @@ mod tests {
             assert!(reason.contains(expected), "{path}: {reason}");
         }
         assert_eq!(selector("include = [\"*.pdf\"]").included_by(Path::new("a.pdf")), Some("*.pdf"));
+    }
+
+    #[test]
+    fn where_results_go_nothing_is_picked_up() {
+        let selector = selector("[watch.results]\ndirectory = \"out/of\"");
+        check(&selector, &[("out/of/in/a.pdf", Some("results")), ("out/a.pdf", None), ("sub/out/of/a.pdf", None)]);
+        assert!(selector.folders(Path::new("out/of")).is_err(), "it is not even walked");
     }
 
     #[test]

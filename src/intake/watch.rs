@@ -6,9 +6,10 @@
 //! An event only says "look here". The callback runs on notify's thread and never blocks: when the channel is
 //! full, or the kernel's queue overflowed, a flag asks for a rescan instead.
 
+use crate::locks::lock;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -76,7 +77,7 @@ impl Watches {
     /// Watches one directory, given relative to the root. Watching it again is harmless and renews its path.
     pub fn add(&self, rel: &Path) -> Result<(), WatchError> {
         let path = if rel.as_os_str().is_empty() { self.root.clone() } else { self.root.join(rel) };
-        let mut watcher = self.watcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watcher = lock(&self.watcher);
         Ok(watcher.watch(&path, RecursiveMode::NonRecursive)?)
     }
 

@@ -141,7 +141,7 @@ pub struct Job {
     pub last_error: Option<String>,
     /// SHA-256 of the delivered content.
     pub sha256: Option<ContentHash>,
-    /// Name of the result or error file that was written for it, in the folder of its results.
+    /// The result or error file that was written for it: its name beside the input, or the whole path of one elsewhere.
     pub sidecar: Option<String>,
     /// The file was seen to be absent after it was finished: a file that appears there again is new, whatever its content.
     pub absent: bool,

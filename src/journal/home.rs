@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
+use super::backup;
 use super::open::OpenError;
 use crate::crash;
 
@@ -20,9 +21,9 @@ pub(super) const FORMAT: u32 = 2;
 const MAX_SAME_NAME: u32 = 100;
 
 const LOCK: &str = "lock";
-const JOURNAL: &str = "journal";
-const FORMAT_FILE: &str = "journal.format";
-const ID_FILE: &str = "journal.id";
+pub(super) const JOURNAL: &str = "journal";
+pub(super) const FORMAT_FILE: &str = "journal.format";
+pub(super) const ID_FILE: &str = "journal.id";
 const SUSPECT: &str = "journal.suspect";
 const SEQUENCE: &str = "journal.sequence";
 /// The database's file within the journal's directory.
@@ -103,13 +104,17 @@ impl Home {
         }
     }
 
-    /// Refuses the journal of a newer program; an unreadable format file is written again.
-    pub(super) fn check_format(&self) -> Result<(), OpenError> {
+    /// Refuses the journal of a newer program, and copies that of an older one before it becomes one of ours; an unreadable
+    /// format file is written again.
+    pub(super) fn take_over(&self, free: backup::Free) -> Result<(), OpenError> {
         match self.known_format()? {
-            Some(FORMAT) => Ok(()),
+            Some(FORMAT) => return Ok(()),
+            Some(older) if self.has_journal()? => drop(backup::make(self, older, free)?),
             // The journal's own check decides whether what is there can be read.
-            _ => self.write(FORMAT_FILE, &FORMAT.to_string()),
+            _ => {}
         }
+        // From here on the older program refuses it.
+        self.write(FORMAT_FILE, &FORMAT.to_string())
     }
 
     /// The format that is noted, if it can be read; that of a newer program is refused.

@@ -44,6 +44,7 @@
 //! and `journal.sequence` follows it: written after each durable batch without being made durable itself, it may lag, but
 //! never leads. A journal older than it is damaged. Whoever restores a backup restores the whole state directory.
 
+mod backup;
 mod check;
 mod commit;
 mod error;
@@ -61,7 +62,7 @@ mod view;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -69,6 +70,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::job::{Counters, Event, FileKey, Generation, Job, Millis, Refused, WatchId};
+use crate::locks::lock;
+pub use backup::backups;
 use commit::{Denied, GROUP_LIMIT, Item, Message, Outcomes, QUEUE_LIMIT, Work, Writer};
 pub use error::{ApplyError, Failure};
 use open::Ways;
@@ -309,7 +312,7 @@ impl Journal {
         let deadline = self.inner.shared.deadline;
         // A writer that is stuck cannot be ended; the process is about to end anyway.
         let _ = timeout(deadline, self.inner.queue.send(Message::Close)).await;
-        let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = lock(&self.inner.thread).take();
         let shared = self.inner.shared.clone();
         let closing = tokio::task::spawn_blocking(move || {
             if thread.is_some_and(|thread| thread.join().is_err()) {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::backup;
 use super::check::{self, Content, Fault};
 use super::home::{FORMAT, Home, Id};
 use super::layout;
@@ -23,6 +24,7 @@ use crate::crash;
 use crate::job::Counters;
 use crate::panics;
 
+const MIB: u64 = 1 << 20;
 /// sled's cache, in bytes; its default is 1 GiB.
 const CACHE: u64 = 16 << 20;
 /// sled releases its files a moment after the last handle is gone; so long an open waits for one that this very
@@ -53,7 +55,8 @@ pub enum OpenError {
     /// A newer program wrote the journal.
     #[error(
         "the journal in {} has format {found} and this program knows format {FORMAT}: install the version that wrote \
-         it, or move its `journal` and `journal.format` away and have the folders scanned again",
+         it, or put the copy journal.format-{FORMAT}.backup in its place if there is one, or move its `journal` and \
+         `journal.format` away and have the folders scanned again",
         .dir.display()
     )]
     NewerFormat {
@@ -61,6 +64,23 @@ pub enum OpenError {
         dir: PathBuf,
         /// The format found.
         found: u32,
+    },
+    /// An older program wrote the journal, and there is no room for the copy that is made first.
+    #[error(
+        "the journal in {} has the older format {found} and is copied to journal.format-{found}.backup before it is taken \
+         over: that needs {} MiB, and {} MiB are free there. Nothing was changed: make room, or start the version that \
+         wrote it",
+        .dir.display(), .bytes.div_ceil(MIB) + backup::MARGIN / MIB, .free / MIB
+    )]
+    NoRoom {
+        /// The state directory.
+        dir: PathBuf,
+        /// The format found.
+        found: u32,
+        /// Bytes of the journal.
+        bytes: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// This host does not let us.
     #[error("cannot open the journal: {}: {source}", .path.display())]
@@ -124,11 +144,13 @@ pub(super) struct Ways {
     pub(super) read_all: fn(&Path) -> Result<(sled::Db, Content), Trouble>,
     /// What a database of so many bytes is given.
     pub(super) patience: fn(u64) -> Patience,
+    /// What is free for the copy of a journal of an older format.
+    pub(super) free: backup::Free,
 }
 
 impl Ways {
     pub(super) fn usual(sync_file: SyncFile) -> Self {
-        Self { sync_file, read_all: open_checked, patience: Patience::of }
+        Self { sync_file, read_all: open_checked, patience: Patience::of, free: backup::free }
     }
 }
 
@@ -136,7 +158,7 @@ impl Ways {
 pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Content, Opened), OpenError> {
     let home = Arc::new(Home::lock(state_dir)?);
     crash::point("journal.locked");
-    home.check_format()?;
+    home.take_over(ways.free)?;
     let mut quarantined = None;
     if home.is_suspect()? {
         let target = home.quarantine()?;
@@ -189,6 +211,8 @@ pub enum Looked {
         records: u64,
         /// The watches with their ledgers.
         watches: Vec<(String, Counters)>,
+        /// Its format, if it is older than ours: the next start copies it and takes it over.
+        older_format: Option<u32>,
     },
     /// The next start puts it aside, for this reason.
     Damaged(String),
@@ -197,14 +221,14 @@ pub enum Looked {
 /// Looks at the journal of a state directory as a start would, and leaves it where it is.
 pub(super) fn look(state_dir: &Path, ways: &Ways) -> Result<Looked, OpenError> {
     let home = Arc::new(Home::lock(state_dir)?);
-    home.known_format()?;
+    let older_format = home.known_format()?.filter(|format| *format != FORMAT);
     if !home.has_journal()? {
         return Ok(Looked::Missing);
     }
     match open_existing(&home, ways) {
         Ok(Some((_, _, content))) => {
             let watches = content.watches.into_values().map(|watch| (watch.name, watch.counters)).collect();
-            Ok(Looked::Sound { records: content.records, watches })
+            Ok(Looked::Sound { records: content.records, watches, older_format })
         }
         Ok(None) => Ok(Looked::Missing),
         Err(Trouble::Damage(why)) => Ok(Looked::Damaged(why)),

@@ -186,6 +186,13 @@ pub(super) fn encode_meta(meta: &Meta) -> Result<Vec<u8>, CodecError> {
     postcard::to_extend(&wire, vec![META_VERSION]).map_err(CodecError::Payload)
 }
 
+/// The row of the journal itself as the first format had it.
+#[cfg(test)]
+pub(super) fn encode_meta_1(meta: &Meta) -> Vec<u8> {
+    let fields = (meta.id.into_bytes(), WireCounters::from(&meta.totals));
+    postcard::to_extend(&fields, vec![VERSION]).unwrap()
+}
+
 /// What the row of the journal itself says.
 pub(super) fn decode_meta(row: &[u8]) -> Result<Meta, CodecError> {
     let wire = if let [META_VERSION, rest @ ..] = row {
@@ -398,7 +405,8 @@ mod tests {
     fn a_journal_of_before_the_sequence_numbers_is_read_as_its_beginning() {
         let id = Uuid::from_bytes([7; 16]);
         let totals = Counters { admitted: 3, ..Counters::default() };
-        let row = [&[1][..], &postcard::to_stdvec(&(id.into_bytes(), WireCounters::from(&totals))).unwrap()].concat();
+        let row = encode_meta_1(&Meta { id, sequence: 9, totals });
+        assert_eq!(row[..2], [1, 7], "its identity has no length before it");
         assert_eq!(decode_meta(&row), Ok(Meta { id, sequence: 0, totals }));
     }
 

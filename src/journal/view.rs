@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::error::Failure;
 use super::store::{ReadError, Store};
 use crate::job::{Counters, FileKey, Job, WatchId};
+use crate::locks::lock;
 
 /// A watch as the journal knows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -103,11 +104,11 @@ impl Shared {
     }
 
     pub(super) fn set_busy(&self, since: Option<Instant>) {
-        *self.busy_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+        *lock(&self.busy_since) = since;
     }
 
     pub(super) fn busy_for(&self) -> Option<Duration> {
-        self.busy_since.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+        lock(&self.busy_since).map(|since| since.elapsed())
     }
 
     pub(super) fn bump(&self) {

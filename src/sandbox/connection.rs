@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde_json::json;
 use tokio::sync::{mpsc, watch};
@@ -15,6 +15,7 @@ use super::commands::Answer;
 use super::engine::Identity;
 use super::monitor::{Monitors, Notice};
 use crate::client::protocol::{Request, Response, Trace};
+use crate::locks::lock;
 
 /// What a connection is told to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,11 +60,11 @@ impl Connection {
     }
 
     pub(super) fn login(&self) -> MutexGuard<'_, Login> {
-        self.login.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.login)
     }
 
     pub(super) fn monitors(&self) -> MutexGuard<'_, Monitors> {
-        self.monitors.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.monitors)
     }
 
     /// Another user starts without subscriptions.
@@ -157,7 +158,7 @@ pub(super) struct Guest {
 
 impl Door {
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.waiting)
     }
 
     pub(super) fn enter(self: &Arc<Self>, peer: IpAddr, limit: usize) -> Option<Guest> {

@@ -3,7 +3,8 @@
 //! Failures inside the task are masked here as the real engine masks them: an [`Answer::Empty`] that looks like
 //! success. It must not know of sockets.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::locks::lock;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -107,7 +108,7 @@ async fn write(engine: &Engine, call: &Call<'_>, task: &TaskRef) -> Answer {
 }
 
 async fn take(engine: &Engine, lane: &Arc<Mutex<Lane>>, data: Bytes) {
-    let work = |lane: &Mutex<Lane>, data: &[u8]| lane.lock().unwrap_or_else(PoisonError::into_inner).write(data);
+    let work = |lane: &Mutex<Lane>, data: &[u8]| lock(lane).write(data);
     if data.len() <= HASH_INLINE {
         work(lane, &data);
         return;
@@ -133,7 +134,7 @@ async fn close(engine: &Engine, call: &Call<'_>, task: &TaskRef) -> Answer {
     }
     let (mut body, summary) = {
         // A write that is still on its way keeps the old lane alive and is lost: the object is what arrived before.
-        let mut lane = pipe.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lane = lock(&pipe.lane);
         std::mem::replace(&mut *lane, Lane::new(&pipe.object)).finish(&pipe.object)
     };
     if call.effect == Some(&Effect::WrongObjectId) {

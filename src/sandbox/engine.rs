@@ -3,9 +3,10 @@
 //! Every method is short and never waits. It must not know of sockets or frames; it is told the time, except
 //! where a record is made.
 
+use crate::locks::lock;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use secrecy::ExposeSecret;
@@ -103,7 +104,7 @@ impl Engine {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.inner)
     }
 
     /// Ends everything that is in flight, unanswered. For good.

@@ -2,7 +2,8 @@
 //!
 //! It decides which effect a request meets and how often; it must not know how an effect is carried out.
 
-use std::sync::{Mutex, PoisonError};
+use crate::locks::lock;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Most rules at one time; more are ignored. Every request is compared with all of them.
@@ -220,7 +221,7 @@ impl Faults {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! It must not know what an HTTP request asks for, nor what is said after the upgrade.
 
+use crate::locks::lock;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,7 +57,7 @@ pub(super) async fn greet(hub: &Arc<Hub>, stream: TcpStream, peer: SocketAddr) -
         // An error is a peer that broke off or talks nonsense.
         _ = http => {}
     }
-    let (upgrade, guest) = granted.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    let (upgrade, guest) = lock(&granted).take()?;
     let parts = upgrade.await.ok()?.downcast::<TokioIo<TcpStream>>().ok()?;
     let max = Some(hub.engine.options.max_message);
     let config = WebSocketConfig::default().max_message_size(max).max_frame_size(max);
@@ -86,6 +87,6 @@ fn shake_hands(
         return refuse(StatusCode::FORBIDDEN);
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    granted.lock().unwrap_or_else(PoisonError::into_inner).replace((upgrade, guest));
+    lock(granted).replace((upgrade, guest));
     response
 }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{SplitSink, SplitStream};
@@ -22,6 +22,7 @@ use super::connection::{Connection, Door, Order};
 use super::engine::Engine;
 use super::{greet, requests};
 use crate::client::protocol::{Frame, Request};
+use crate::locks::lock;
 
 /// Connections at one time, of HTTP too; more are dropped at once.
 pub const MAX_CONNECTIONS: usize = 4_096;
@@ -75,7 +76,7 @@ impl Hub {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connections)
     }
 
     pub(super) fn connected(&self) -> usize {

@@ -1,4 +1,4 @@
-//! The files beside an input: names, content and recognition of result and error files.
+//! The files about an input, beside it or in a tree for them (see [`crate::fs`]): names, content and recognition of result and error files.
 //!
 //! Both sides need it: intake, to adopt a result instead of sending a file again and never to ingest our own
 //! outputs; delivery, to write them. Writing durably is delivery's; here is what they are called and what they say.
@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -27,7 +28,7 @@ pub use self::name::{
 use self::schema::Header;
 pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};
 pub use self::text::{TextPlace, find_text, is_our_text};
-use crate::fs::{Dir, Look};
+use crate::fs::{Dir, Look, Root, base_name};
 use crate::identity::Identity;
 use crate::job::{ContentHash, Generation, Millis};
 use crate::show::Shown;
@@ -127,6 +128,37 @@ pub fn find(dir: &Dir, input: &OsStr, kind: Kind, identity: &Identity) -> io::Re
     })
 }
 
+/// As [`find`], for an input beneath a root, wherever its results are put; `beside` is its folder, if that is open already.
+///
+/// Errors: also, the tree for the results is not there.
+pub fn find_of(
+    root: &Root,
+    rel: &Path,
+    beside: Option<&Arc<Dir>>,
+    kind: Kind,
+    identity: &Identity,
+) -> io::Result<Place> {
+    find_in(root.results(rel, beside)?.as_deref(), base_name(rel), kind, identity)
+}
+
+/// As [`find`], in a folder that need not have been made yet.
+pub fn find_in(dir: Option<&Dir>, input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<Place> {
+    dir.map_or_else(|| Ok(Place::Free(name_of(input, kind, 1))), |dir| find(dir, input, kind, identity))
+}
+
+/// How the place of a result or error file is written down: by its name beside its input, else by its whole path.
+pub fn recorded(root: &Root, rel: &Path, name: &OsStr) -> String {
+    let path = root.results_path(rel).map(|folder| folder.join(name));
+    path.as_deref().map_or(name, Path::as_os_str).to_string_lossy().into_owned()
+}
+
+/// Whether what was written down names a place in the folder where the results of an input are put now: the configuration
+/// may have named another one then.
+pub fn is_in_place(root: &Root, rel: &Path, recorded: &str) -> bool {
+    let folder = root.results_path(rel).unwrap_or_default();
+    Path::new(recorded).parent() == Some(Path::new(&*folder.to_string_lossy()))
+}
+
 /// Looks through a folder for our result or error file of an object. Returns the input's name and the file.
 pub fn find_object(
     dir: &Dir,
@@ -187,6 +219,12 @@ pub fn read_result(dir: &Dir, name: &OsStr, object_id: Uuid, identity: &Identity
 /// Whether the file at a name is a result or error file of ours, whatever it is about.
 pub fn is_ours(dir: &Dir, name: &OsStr, kind: Kind, identity: &Identity) -> io::Result<bool> {
     Ok(read_header(dir, name, kind, identity)?.is_some())
+}
+
+/// What the error file at a name tells whoever dropped this very content; `None` for a stranger's, or another content's.
+pub fn hint(dir: &Dir, name: &OsStr, of: &Generation, identity: &Identity) -> io::Result<Option<String>> {
+    let header = read_header(dir, name, Kind::Error, identity)?;
+    Ok(header.filter(|header| header.generation == *of).and_then(|header| header.hint))
 }
 
 /// Reads what a file of ours says about itself; `None` for a stranger's.

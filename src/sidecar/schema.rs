@@ -104,6 +104,8 @@ pub(super) struct Header {
     #[serde(default)]
     completed_at: Option<String>,
     #[serde(default)]
+    pub(super) hint: Option<String>,
+    #[serde(default)]
     pub(super) watch: String,
     #[serde(default)]
     pub(super) warnings: Vec<String>,

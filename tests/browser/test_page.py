@@ -73,6 +73,7 @@ class Page(unittest.TestCase):
     def test_a_failing_file_is_shown_with_its_reason_and_delivered_by_retry_once_its_cause_is_gone(self):
         self.failing('too-large.txt')
         self.shows(FAILURE, 'the file has 1800 bytes, more than the 1024 that this folder takes (max_size)')
+        self.shows(FAILURE, 'Split the file, or ask the operator of this folder to raise max_size.')
         self.assertEqual(self.browser.text(f'{FAILURE} button'), '', 'no button without the right to press it')
         self.shows('#failures-note', 'Unlock with the token')
         self.unlock()

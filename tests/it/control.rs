@@ -1,13 +1,12 @@
 //! The commands that talk to the running daemon, each against one.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 use serde_json::Value;
 
-use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, own_address, wait_for};
+use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, http_over, own_address, wait_for};
 
 const NODE: &str = "the node says no: 4711";
 
@@ -194,11 +193,7 @@ async fn a_socket_that_a_dead_daemon_left_is_replaced() {
 
 /// One request over TCP: its status line and its body.
 fn http(address: std::net::SocketAddr, head: &str, body: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
+    http_over(TcpStream::connect(address).unwrap(), head, body)
 }
 
 #[tokio::test(flavor = "multi_thread")]

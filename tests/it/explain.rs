@@ -288,3 +288,29 @@ async fn a_file_that_went_its_way_is_told_with_where_it_is() {
     drop(engine);
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_through_a_link_is_found_and_a_mistyped_one_wakes_no_other_folder() {
+    let (host, engine) = (Host::new(), engine().await);
+    let away = host.path("away");
+    host.configure(
+        &engine.uri(),
+        &format!("[[watch]]\nname = \"away\"\npath = \"{}\"\npipeline = \"test\"", away.display()),
+    );
+    let daemon = host.start();
+    daemon.logged("\"message\":\"ready\"").await;
+    symlink(host.inbox(), host.path("link")).unwrap();
+    let explain = |path: &Path| host.output(&["explain", path.to_str().unwrap()]).1;
+    let told = explain(&host.path("link/a.txt"));
+    assert!(told.contains("in/a.txt"), "{told}");
+    let told = explain(&host.path("inn/a.txt"));
+    assert!(told.contains("It lies in no watched folder that can be looked at now"), "{told}");
+    std::fs::create_dir(&away).unwrap();
+    daemon.logged("\"watch\":\"away\"").await;
+    wait_for("the other folder", || !explain(&host.path("inn/a.txt")).contains("that can be looked at now")).await;
+    // Through a link to a folder that came later, too.
+    symlink(&away, host.path("other")).unwrap();
+    let told = explain(&host.path("other/b.txt"));
+    assert!(told.contains("away/b.txt"), "{told}");
+    daemon.stop().await;
+}

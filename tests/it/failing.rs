@@ -36,8 +36,8 @@ async fn a_pipeline_that_fails_on_everything_costs_one_file_at_a_time_and_the_re
     wait_for("a dead letter", || dead_letters(&host, &names) == 1).await;
     wait_for("another one", || dead_letters(&host, &names) == 2).await;
     let sent = engine.deliveries().len();
-    // Two probes of three attempts each, after what was in flight when it began; not twelve files of three.
-    assert!(sent < 20, "{sent} deliveries");
+    // A first attempt of each, eight at most in flight when it began, two probes of three attempts; not twelve files of three.
+    assert!(sent < 30, "{sent} deliveries");
 
     engine.faults().clear();
     daemon.logged(RECOVERED).await;

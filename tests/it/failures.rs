@@ -81,7 +81,9 @@ async fn a_failure_that_lasts_ends_in_an_error_file_and_never_in_a_result() {
     }
     host.all_have_results(&fine).await;
     host.assert_delivered_uncharged(&fine);
-    assert_eq!(daemon.messages("given up; see its error file").len(), rules().len());
+    // The error file stands there a moment before it is said.
+    let said = || daemon.messages("given up; see its error file").len();
+    wait_for("all to be told", || said() == rules().len()).await;
     assert!(daemon.messages("delivered").iter().all(|line| line["path"].as_str().unwrap().starts_with("fine")));
     daemon.stop().await;
     assert_eq!(host.journaled("in", "failed").await, rules().len() as u64);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -334,6 +335,14 @@ pub fn own_address() -> SocketAddr {
     let ip = Ipv4Addr::new(127, high, low, COUNT.fetch_add(1, Ordering::Relaxed));
     let probe = TcpListener::bind((ip, 0)).unwrap();
     probe.local_addr().unwrap()
+}
+
+/// One request on a fresh connection, given by its head: the whole answer as it came.
+pub fn http_over(mut stream: impl Read + Write, head: &str, body: &str) -> String {
+    write!(stream, "{head}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
 }
 
 /// Waits until something holds.

@@ -125,6 +125,13 @@ async fn a_clock_that_jumps_loses_nothing_and_delays_nothing() {
         host.assert_delivered_uncharged(&[settling.clone(), after.clone()].concat());
         all.extend([settling, after].concat());
     }
+    // Before the epoch time passes, too: what fails there is tried again there.
+    clock.set(-100 * YEAR);
+    let fails = engine.faults().add(Rule::open(Effect::Mask).times(1));
+    let retried = host.drop_files("retried before the epoch", 1);
+    host.all_have_results(&retried).await;
+    assert_eq!(engine.faults().hits(fails), 1);
+    clock.set(0);
     assert_sent_once(&engine, &all);
     daemon.stop().await;
 

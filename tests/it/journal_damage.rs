@@ -265,3 +265,35 @@ async fn a_journal_that_finds_no_free_descriptor_is_healthy() {
     assert_eq!(host.output(&["run", "--once"]).0, 0);
     assert_eq!(engine.delivered(), FILES as u64);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_journal_of_an_earlier_format_is_copied_before_it_is_taken_over_and_that_is_told() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "");
+    let names = host.drop_files("f", 3);
+    let daemon = host.start();
+    host.all_have_results(&names).await;
+    daemon.stop().await;
+    host.write("state/journal.format", "1\n");
+    let (code, out, err) = host.output(&["journal", "check"]);
+    assert!(code == 0 && out.contains("older format 1"), "{code} {out} {err}");
+
+    let daemon = host.start();
+    daemon.logged("\"message\":\"ready\"").await;
+    let backup = host.path("state/journal.format-1.backup");
+    let told = daemon.messages("the journal has an older format and is taken over; it was copied before, for a way back to the earlier version");
+    assert!(told.len() == 1 && told[0]["bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{told:?}");
+    assert_eq!(told[0]["backup"], backup.to_str().unwrap());
+    let (_, out, _) = host.output(&["status", "--json"]);
+    let status: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(status["state"]["journal_backups"], serde_json::json!([backup]));
+    assert!(host.output(&["status"]).1.contains("as an earlier version left it"));
+    daemon.stop().await;
+    let (code, out, err) = host.output(&["journal", "check"]);
+    assert!(
+        code == 0 && out.contains("journal.format-1.backup: ") && !out.contains("older format"),
+        "{code} {out} {err}"
+    );
+    assert_eq!(fs::read_to_string(backup.join("journal.format")).unwrap(), "1\n");
+    assert_eq!(engine.delivered(), 3, "nothing was sent again");
+}

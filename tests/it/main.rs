@@ -38,6 +38,7 @@ mod on_failure;
 mod proxy;
 mod reload;
 mod result_text;
+mod results_directory;
 mod secrets;
 mod send;
 mod signals;

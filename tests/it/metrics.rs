@@ -1,20 +1,15 @@
 //! What is counted moves when it happens, and only then.
 
-use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use rocketride_ingest::sandbox::{Effect, Rule};
 
-use crate::harness::{Host, engine, wait_for};
+use crate::harness::{Host, engine, http_over, wait_for};
 
 /// The metrics, as Prometheus gets them.
 fn metrics(host: &Host) -> String {
-    let mut answer = String::new();
-    if let Ok(mut stream) = UnixStream::connect(host.path("admin.sock")) {
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-        stream.read_to_string(&mut answer).unwrap();
-    }
-    answer
+    let connected = UnixStream::connect(host.path("admin.sock"));
+    connected.map(|stream| http_over(stream, "GET /metrics HTTP/1.1\r\nHost: localhost", "")).unwrap_or_default()
 }
 
 /// The value of a series, given without the common prefix and with its labels in order; none if there is no such series.
@@ -33,6 +28,13 @@ async fn waits_and_walks_are_counted() {
     );
     let daemon = host.start();
     wait_for("the first walk", || value(&host, "rescans_total{reason=\"start\",watch=\"in\"}") == Some(1.0)).await;
+    for series in [
+        "rescans_total{reason=\"operator\",watch=\"in\"}",
+        "retries_total{kind=\"file\",pipeline=\"test\"}",
+        "retries_total{kind=\"failing\",pipeline=\"test\"}",
+    ] {
+        assert_eq!(value(&host, series), Some(0.0), "there before it happens: {series}");
+    }
     let names = host.drop_files("f", 4);
     host.write("in/large.bin", vec![7; 40 * 1024]);
     host.all_have_results(&names).await;

@@ -54,6 +54,18 @@ fn assert_nothing_lost(host: &Host, engine: &Sandbox, names: &[String]) {
     }
 }
 
+/// The end of every healed fault: all these arrive, and nothing was lost.
+async fn all_arrive(host: &Host, engine: &Sandbox, names: &[String]) {
+    host.all_have_results(names).await;
+    assert_nothing_lost(host, engine, names);
+}
+
+/// As [`all_arrive`], and none was sent twice.
+async fn all_arrive_once(host: &Host, engine: &Sandbox, names: &[String]) {
+    all_arrive(host, engine, names).await;
+    assert_sent_once(engine, names);
+}
+
 /// Files of several chunks.
 fn drop_large(host: &Host, count: u8, size: usize) -> Vec<String> {
     let names: Vec<_> = (0..count).map(|n| format!("f{n}.bin")).collect();
@@ -79,8 +91,7 @@ async fn a_peer_that_falls_silent_takes_the_pipeline_down_with_and_without_work(
     blamed(&daemon, &["no connection within 2 s", "did not answer the upgrade"]).await;
     let names = host.drop_files("meanwhile", 3);
     wire.set(Mode::Pass);
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
 
     // In the middle of uploads.
     engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(1))));
@@ -110,8 +121,7 @@ async fn replies_that_are_lost_after_the_commit_lead_to_a_repeat_that_replaces()
     blamed(&daemon, &["nothing was heard from the server"]).await;
 
     wire.set(Mode::Pass);
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
     for name in &names {
         assert_eq!(delivered_as(&engine, name).len(), 2, "{name}: once, and once more for the lost reply");
     }
@@ -133,8 +143,7 @@ async fn a_server_that_drips_is_no_live_server() {
     assert!(names.iter().all(|name| host.result(name).is_none() && host.error(name).is_none()));
 
     wire.set(Mode::Pass);
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
     daemon.stop().await;
 }
 
@@ -152,8 +161,7 @@ async fn a_reset_in_the_middle_of_a_frame_commits_nothing_torn() {
     wire.set(Mode::ResetAfter(60_001));
     wait_for("another reset", || wire.mode() == Mode::Pass).await;
 
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
     wait_for("abandoned pipes to be reaped", || engine.pipes_in_use(&task(&engine)) == 0).await;
     daemon.stop().await;
 }
@@ -192,9 +200,7 @@ async fn a_hung_step_is_tried_again(step: Rule, words: &str) {
     let daemon = host.start();
     let names = host.drop_files("f", 5);
     host.write("in/hung.txt", "hung\n");
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
 
     wait_for("the file that hung", || host.result("hung.txt").is_some()).await;
     assert_eq!(host.result("hung.txt").unwrap()["attempts"], 2);
@@ -221,9 +227,7 @@ async fn a_server_that_answers_pings_and_no_request_is_given_up_and_tried_anew()
     wait_for("a new connection", || engine.accepted() > connections).await;
 
     engine.faults().clear();
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     daemon.stop().await;
 }
 
@@ -283,9 +287,7 @@ async fn after_a_restart_of_the_server_a_token_waits_for_its_task_and_says_what_
     assert!(names.iter().all(|name| host.result(name).is_none() && host.error(name).is_none()));
 
     host.write_secret("token", &engine.start_task("another", 4).token);
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     daemon.stop().await;
 }
 
@@ -322,9 +324,7 @@ async fn when_a_task_is_restarted_under_its_token_nothing_lands_in_the_pipes_of_
         assert_eq!(of_it.len(), 1);
         assert_eq!(of_it[0].sha256, sha256("abcdef"), "a late write of the daemon's landed in it");
     }
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     daemon.stop().await;
 }
 
@@ -348,8 +348,7 @@ async fn a_result_beyond_the_message_limit_is_named_and_the_others_go_on() {
     blamed(&daemon, &["a reply is too large", "314572800"]).await;
 
     let names = [host.drop_files("f", 3), vec!["held.txt".into()]].concat();
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
     daemon.stop().await;
 }
 
@@ -385,9 +384,7 @@ async fn what_a_server_says_that_means_nothing_harms_nothing() {
     wire.insert(binary_frame(&[0, 159, 146, 150, b'\n', 0]));
     wire.insert(binary_frame(br#"{"type":"response","request_seq":3,"success":false,"message":"no"}"#));
     let names = [host.drop_files("f", 5), vec!["late.txt".into()]].concat();
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     assert_eq!((daemon.messages(DOWN).len(), engine.accepted()), (0, 1), "one connection all the time");
     daemon.stop().await;
 }
@@ -414,8 +411,7 @@ async fn a_result_that_cannot_be_read_says_so_and_the_file_is_tried_again() {
     assert!(failed[0]["reason"].as_str().unwrap().contains("its reply cannot be read"), "{failed:?}");
     assert_eq!(host.result("held.txt").unwrap()["attempts"], 2, "only this one result is to blame");
     let names = host.drop_files("f", 3);
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
     assert_eq!(daemon.messages(DOWN).len(), 0);
     daemon.stop().await;
 }
@@ -474,8 +470,7 @@ async fn a_key_that_may_no_longer_start_the_pipeline_is_replaced_without_a_resta
     wait_for("another login", || engine.accepted() > logins).await;
 
     engine.faults().clear();
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
+    all_arrive(&host, &engine, &names).await;
     assert!(!daemon.log().contains("the-key-of-next-month"));
     daemon.stop().await;
 }
@@ -494,9 +489,7 @@ async fn at_the_door(mode: Mode, words: &[&str]) {
     assert!(names.iter().all(|name| host.result(name).is_none() && host.error(name).is_none()));
 
     wire.set(Mode::Pass);
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     assert_eq!(daemon.messages("pipeline is up again").len(), 1);
     daemon.stop().await;
 }
@@ -538,9 +531,7 @@ async fn a_login_that_is_never_answered_is_given_up_in_time() {
     blamed(&daemon, &["no reply to auth within 1 s"]).await;
     wait_for("another try", || engine.accepted() > 1).await;
     engine.faults().clear();
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     daemon.stop().await;
 }
 
@@ -552,9 +543,7 @@ async fn a_refused_connection_is_tried_until_somebody_listens() {
     let daemon = host.start();
     blamed(&daemon, &["cannot connect", &address.to_string(), "refused"]).await;
     let engine = engine_with(|options| options.listen = address).await;
-    host.all_have_results(&names).await;
-    assert_nothing_lost(&host, &engine, &names);
-    assert_sent_once(&engine, &names);
+    all_arrive_once(&host, &engine, &names).await;
     daemon.stop().await;
 }
 

@@ -265,3 +265,41 @@ async fn a_dead_letter_that_is_retried_before_it_could_be_moved_is_sent_from_its
 async fn a_marked_dead_letter_that_is_retried_while_it_cannot_be_moved_is_sent() {
     retried_while_its_move_fails(Some(".ok"), false).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_dropper_can_do_is_told_to_operators_too() {
+    for (extra, error_file, words) in [
+        ("", "in/bad.txt.error.json", "delete this error file"),
+        (MOVE, "in/failed/bad.txt.error.json", "put the file back"),
+        ("[watch.results]\ndirectory = \"out\"", "in/out/in/bad.txt.error.json", "delete"),
+    ] {
+        let (host, engine) = (Host::new(), engine().await);
+        std::fs::create_dir(host.path("in/out")).unwrap();
+        host.configure(&engine.uri(), extra);
+        refuse_bad(&engine);
+        let daemon = host.start();
+        let bad = host.write("in/bad.txt", "bad");
+        let letter = || {
+            let (_, out, _) = host.output(&["list", "--state", "failed", "--json"]);
+            serde_json::from_str::<serde_json::Value>(&out).ok()
+        };
+        wait_for("it to be given up", || letter().is_some()).await;
+        wait_for("its place", || host.path(error_file).exists() && (extra == MOVE) != bad.exists()).await;
+        let hint = letter().unwrap()["hint"].as_str().unwrap().to_owned();
+        assert!(hint.starts_with("The pipeline could not process this file") && hint.contains(words), "{hint}");
+        let (_, out, _) = host.output(&["list", "--state", "failed"]);
+        assert!(out.contains(words), "{out}");
+        let (_, out, _) = host.output(&["explain", bad.to_str().unwrap()]);
+        assert!(out.contains("what to do") && out.contains(words), "{out}");
+
+        // A stranger's file at its name tells nothing.
+        let strange =
+            std::fs::read_to_string(host.path(error_file)).unwrap().replace("\"schema_version\"", "\"version\"");
+        assert_eq!(host.output(&["pause", "in"]).0, 0);
+        host.write(error_file, strange);
+        if let Some(letter) = letter() {
+            assert_eq!(letter["hint"], serde_json::Value::Null, "{letter}");
+        }
+        daemon.stop().await;
+    }
+}

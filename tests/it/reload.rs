@@ -209,3 +209,56 @@ async fn a_hangup_reloads_too() {
     host.all_have_results(&names).await;
     daemon.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_level_of_the_log_is_in_force_at_once() {
+    let (host, _engine, daemon) = running("").await;
+    let loud = "level = \"info,rocketride_ingest=debug\"";
+    host.edit_config(loud, "level = \"error\"");
+    assert_eq!(reload(&host), ["log.level changed"]);
+    let before = daemon.log().len();
+    let quiet = host.drop_files("quiet", 1);
+    host.all_have_results(&quiet).await;
+    assert_eq!(&daemon.log()[before..], "", "nothing of it is an error");
+
+    host.edit_config("level = \"error\"", loud);
+    assert_eq!(reload(&host), ["log.level changed"]);
+    let told = host.drop_files("told", 1);
+    host.all_have_results(&told).await;
+    daemon.logged(&told[0]).await;
+
+    host.edit_config("format = \"json\"", "format = \"pretty\"");
+    let (code, out, err) = host.output(&["reload"]);
+    assert!(code == 0 && err.contains("log.format"), "a restart is needed for it: {code} {out} {err}");
+    daemon.stop().await;
+
+    let daemon = host.start_with(&["run", "--log-level", "info", "--log-format", "json"]);
+    daemon.logged("\"message\":\"ready\"").await;
+    host.edit_config(loud, "level = \"error\"");
+    let changes = reload(&host);
+    assert!(changes.len() == 2 && changes[1].contains("of the command line holds"), "{changes:?}");
+    daemon.logged("of the command line holds").await;
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_paused_and_then_removed_is_shown_and_resumed_by_its_name() {
+    let (host, _engine, daemon) = running("").await;
+    std::fs::create_dir(host.path("two")).unwrap();
+    let before = std::fs::read_to_string(host.path("config.toml")).unwrap();
+    append(&host, &second_watch(&host));
+    reload(&host);
+    assert_eq!(host.output(&["pause", "two"]).0, 0);
+    assert_eq!(status(&host)["paused_elsewhere"], serde_json::json!({}));
+    host.write("config.toml", &before);
+    reload(&host);
+    assert!(status(&host)["paused_elsewhere"]["watch:two"].is_u64(), "{}", status(&host));
+    let (_, out, _) = host.output(&["status"]);
+    assert!(out.contains("resume watch:two"), "{out}");
+    assert_ne!(host.output(&["pause", "two"]).0, 0, "what is not there is not paused");
+    let (code, out, err) = host.output(&["resume", "two"]);
+    assert!(code == 0 && out.contains("watch:two"), "{code} {out} {err}");
+    assert_eq!(status(&host)["paused_elsewhere"], serde_json::json!({}));
+    assert_ne!(host.output(&["resume", "two"]).0, 0, "nor resumed twice");
+    daemon.stop().await;
+}

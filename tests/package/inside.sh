@@ -101,11 +101,20 @@ rm $state/spool/result
 # An instance of the template has its state beside it.
 install -d -o rocketride-ingest $state/second
 cp -a $state/journal* $state/spool $state/lock $state/instance $state/second/
+mkdir -p $state/second/journal.format-1.backup/journal
+# What `systemctl enable` of that instance makes, and the link of an operator's own unit.
+wants=/etc/systemd/system/multi-user.target.wants
+mkdir -p $wants
+ln -s /usr/lib/systemd/system/rocketride-ingest@.service "$wants/rocketride-ingest@second.service"
+ln -s /nowhere/other.service $wants/other.service
 before=$(snapshot /srv; snapshot /etc/rocketride-ingest; snapshot $state/inbox)
 dpkg --purge rocketride-ingest >/tmp/dpkg.log 2>&1 || fail "$(cat /tmp/dpkg.log)"
 [ "$before" = "$(snapshot /srv; snapshot /etc/rocketride-ingest; snapshot $state/inbox)" ] || fail 'a purge changed folders of the operator'
 grep -q 'kept /etc/rocketride-ingest' /tmp/dpkg.log || fail "$(cat /tmp/dpkg.log)"
 [ "$(ls -A $state)" = inbox ] || fail "the purge left: $(find $state)"
+[ ! -L "$wants/rocketride-ingest@second.service" ] || fail 'the purge left the link of an instance'
+[ -L $wants/other.service ] || fail 'the purge took a link that is not ours'
+rm $wants/other.service
 rm -r $state/inbox /etc/rocketride-ingest
 install_package
 dpkg --purge rocketride-ingest >/tmp/dpkg.log 2>&1 || fail "$(cat /tmp/dpkg.log)"

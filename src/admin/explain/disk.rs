@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::admin::hints;
 use crate::admin::wire::explain::{Disk, Marker, Sidecar};
 use crate::config::{OnFailure, OnSuccess, Watch};
 use crate::fs::{Dir, Look, Root, Seen, base_name};
@@ -29,6 +30,10 @@ pub(super) struct Found {
     pub(super) result: Option<Sidecar>,
     /// The error file.
     pub(super) error_file: Option<Sidecar>,
+    /// What the error file says is to be done.
+    pub(super) hint: Option<String>,
+    /// The result or error file was put elsewhere than where it would be put now, by an earlier configuration.
+    pub(super) is_elsewhere: bool,
     /// Where the input was moved to.
     pub(super) moved_to: Option<PathBuf>,
 }
@@ -61,9 +66,19 @@ impl Found {
                 });
                 found.writers = dir.open_file(name).ok().map(|(file, _)| dir.writers(&file));
             }
-            let folder = watch.path.join(rel.parent().unwrap_or(Path::new("")));
-            let beside = |kind| sidecar_of(&dir, &folder, name, kind, generation.as_ref(), job, identity);
-            (found.result, found.error_file) = (beside(Kind::Result), beside(Kind::Error));
+        }
+        if may_be_input {
+            let about = |kind| sidecar_of(watch, root, rel, kind, generation.as_ref(), job, identity);
+            (found.result, found.error_file) = (about(Kind::Result), about(Kind::Error));
+        }
+        let recorded = job.and_then(|job| Some((job.state, job.sidecar.as_deref()?)));
+        if let Some((state, recorded)) = recorded.filter(|(_, recorded)| !sidecar::is_in_place(root, rel, recorded)) {
+            found.is_elsewhere = true;
+            let file = if state == JobState::Failed { &mut found.error_file } else { &mut found.result };
+            // A name alone is one beside the input.
+            let path = watch.path.join(rel).with_file_name(recorded);
+            let is_there = path.symlink_metadata().is_ok_and(|found| found.is_file());
+            *file = is_there.then(|| Sidecar { path: Shown(&path).to_string(), is_current: None }).or(file.take());
         }
         found.moved_to = job.filter(|_| generation.is_none()).and_then(|job| moved_to(watch, job));
         if let (None, Some(moved)) = (&found.result, &found.moved_to) {
@@ -71,6 +86,7 @@ impl Found {
             let is_there = beside.symlink_metadata().is_ok_and(|found| found.is_file());
             found.result = is_there.then(|| Sidecar { path: Shown(&beside).to_string(), is_current: None });
         }
+        found.hint = job.and_then(|job| hints::of(watch, root, job, identity));
         found.look = Some(look);
         found
     }
@@ -139,15 +155,15 @@ fn own_in_words(own: &Own) -> String {
 }
 
 fn sidecar_of(
-    dir: &Dir,
-    folder: &Path,
-    input: &OsStr,
+    watch: &Watch,
+    root: &Root,
+    rel: &Path,
     kind: Kind,
     generation: Option<&Generation>,
     job: Option<&Job>,
     identity: &Identity,
 ) -> Option<Sidecar> {
-    let place = sidecar::find(dir, input, kind, identity).ok()?;
+    let place = sidecar::find_of(root, rel, None, kind, identity).ok()?;
     let Place::Ours(ours) = &place else { return None };
     let is_current = generation.and_then(|generation| match sidecar::adoption(&place, generation) {
         Adoption::Adopt(..) => Some(true),
@@ -158,6 +174,7 @@ fn sidecar_of(
         Adoption::No if kind == Kind::Error => Some(ours.generation == *generation),
         Adoption::No => Some(false),
     });
+    let folder = root.results_path(rel).unwrap_or_else(|| watch.path.join(rel.parent().unwrap_or(Path::new(""))));
     Some(Sidecar { path: Shown(&folder.join(&ours.name)).to_string(), is_current })
 }
 

@@ -20,7 +20,7 @@ use super::api::Failure;
 use super::place::locate;
 use super::wire::WirePath;
 use super::wire::explain::{Choice, Explanation, Place, Record, Settling};
-use super::{Desk, list, status};
+use super::{Desk, list, status, wire};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::folder::{Folder, Standing};
@@ -65,13 +65,14 @@ impl Query {
 pub async fn explain(desk: &Arc<Desk>, path: PathBuf) -> Result<Explanation, Failure> {
     let running = desk.running();
     let (asked, located) = (path.clone(), running.clone());
-    let found = timeout(DISK_TIMEOUT, blocking(move || locate(&located, &asked))).await.unwrap_or_default();
-    let Some((folder, rel)) = found else {
+    let found = timeout(DISK_TIMEOUT, blocking(move || locate(&located, &asked))).await;
+    let Ok(Some((folder, rel))) = found else {
+        let (verdict, next) = nowhere(found.is_err(), running.folders.iter().any(|folder| folder.root().is_none()));
         let folders = nearest(&path, running.folders.iter().map(|folder| folder.watch.path.as_path()));
         return Ok(Explanation {
             path: Shown(&path).to_string(),
-            verdict: "it lies in no watched folder".to_owned(),
-            next: "nothing: the daemon looks at files in the watched folders only".to_owned(),
+            verdict: verdict.to_owned(),
+            next: next.to_owned(),
             folders,
             ..Explanation::default()
         });
@@ -98,6 +99,23 @@ pub async fn explain(desk: &Arc<Desk>, path: PathBuf) -> Result<Explanation, Fai
     };
     let desk = desk.clone();
     Ok(blocking(move || told(&desk, &folder, &rel, job.as_ref(), &found, standing)).await)
+}
+
+/// What is said of a path that was found in no watched folder, and of what happens next.
+fn nowhere(is_silent: bool, some_are_unavailable: bool) -> (&'static str, &'static str) {
+    match (is_silent, some_are_unavailable) {
+        (true, _) => (
+            "it cannot be told where it lies: its filesystem does not answer",
+            "unknown; a file that is named beneath a folder's path as the configuration has it is found all the same",
+        ),
+        (false, true) => (
+            "it lies in no watched folder that can be looked at now; some are unavailable, which status names",
+            "if it lies in one of those: name it beneath the folder's path as the configuration has it",
+        ),
+        (false, false) => {
+            ("it lies in no watched folder", "nothing: the daemon looks at files in the watched folders only")
+        }
+    }
 }
 
 /// The watched folders, those first that have the most in common with the path.
@@ -183,7 +201,7 @@ fn told(
             Writers::Unknown(why) => (*why).to_owned(),
         }),
         job: job.map(|job| Record {
-            job: list::row(&watch.name, FileKey::new(watch.id, rel), job),
+            job: wire::Job { hint: found.hint.clone(), ..list::row(&watch.name, FileKey::new(watch.id, rel), job) },
             first_attempt_at: job.first_attempt_at,
             max_attempts: running.config.retry.attempts,
             changes: job.changes,

@@ -255,6 +255,9 @@ fn given_up(facts: &Facts<'_>, job: &Job) -> Story {
     if gone {
         return Story::new(verdict, "nothing; the file is not there any more");
     }
+    if facts.found.is_elsewhere {
+        return Story::new(verdict, "nothing by itself; `retry` or saving the file again sends it again");
+    }
     if facts.found.error_file.is_none() && job.sidecar.is_some() {
         return noticed_later(facts, format!("{verdict}; its error file was removed, so it is tried again"));
     }

@@ -90,7 +90,7 @@ function transferRow() {
   } };
 }
 function failureRow() {
-  const path = make("span", "name"), button = make("button", "", "Retry"), why = make("span", "note slim"), about = make("span", "note slim dim small");
+  const path = make("span", "name"), button = make("button", "", "Retry"), why = make("span", "note slim"), hint = make("span", "note slim"), about = make("span", "note slim dim small");
   let job = null;
   button.type = "button";
   button.addEventListener("click", async () => {
@@ -112,12 +112,13 @@ function failureRow() {
     search.until = 0;
     refresh();
   });
-  return { node: make("div", "", path, button, why, about), put(item) {
+  return { node: make("div", "", path, button, why, hint, about), put(item) {
     job = item;
     say(path, job.watch + "/" + job.path);
     button.setAttribute("aria-label", "Retry " + job.watch + "/" + job.path);
     button.hidden = !mayWrite;
     say(why, job.last_error || "no reason is known");
+    sayOrHide(hint, job.hint || "");
     const told = [job.state, size(job.size), job.attempts + (job.attempts === 1 ? " attempt" : " attempts")];
     if (job.last_attempt_at) told.push("last " + ago(job.last_attempt_at));
     if (job.sidecar) told.push("see " + job.sidecar + " beside it");

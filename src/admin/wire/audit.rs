@@ -41,6 +41,9 @@ pub struct Findings {
     pub named: Vec<Finding>,
     /// How many there are.
     pub total: u64,
+    /// Differences among them that were found once and not looked at again.
+    #[serde(default)]
+    pub unconfirmed: u64,
 }
 
 /// Something that was found.

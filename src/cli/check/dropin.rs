@@ -65,7 +65,7 @@ fn render_with(config: &Config, owner: impl Fn(&Path) -> Option<Owner>) -> Strin
     let mut text =
         format!("# What {} needs beyond the unit, for `systemctl edit rocketride-ingest`.\n", Shown(&config.origin));
     let folders: BTreeSet<&Path> =
-        config.watches.iter().flat_map(|watch| [watch.path.as_path()].into_iter().chain(watch.targets())).collect();
+        config.watches.iter().flat_map(|watch| [watch.path.as_path()].into_iter().chain(watch.outputs())).collect();
     if !folders.is_empty() {
         text.push_str(
             "\n[Unit]\n# Started after the filesystems of these folders are mounted, and stopped before they go.\n",
@@ -104,6 +104,9 @@ fn trees(config: &Config) -> BTreeMap<PathBuf, Tree> {
         want(common, format!("watch {:?}", watch.name), common != watch.path);
         for target in watch.targets().filter(|target| !target.starts_with(&watch.path)) {
             want(common, format!("what it moves to {}", Shown(target)), true);
+        }
+        if let Some(directory) = &watch.results.directory {
+            want(directory, format!("results of watch {:?}", watch.name), false);
         }
     }
     let by_default = |path: &Path| WRITABLE.iter().any(|writable| path.starts_with(writable));
@@ -163,9 +166,14 @@ fn writable(text: &mut String, config: &Config) {
 }
 
 fn groups(text: &mut String, config: &Config, owner: impl Fn(&Path) -> Option<Owner>) {
-    for watch in &config.watches {
-        let Some(owner) = owner(&watch.path) else {
-            let _ = writeln!(text, "# watch {:?}: the folder cannot be looked at, so its group is unknown", watch.name);
+    let of_watches = config.watches.iter().map(|watch| (format!("watch {:?}", watch.name), watch.path.as_path()));
+    let of_results = config.watches.iter().filter_map(|watch| {
+        let directory = watch.results.directory.as_deref()?;
+        Some((format!("results of watch {:?}", watch.name), directory))
+    });
+    for (what, folder) in of_watches.chain(of_results) {
+        let Some(owner) = owner(folder) else {
+            let _ = writeln!(text, "# {what}: the folder cannot be looked at, so its group is unknown");
             continue;
         };
         let Owner { user, group, mode } = &owner;
@@ -173,14 +181,13 @@ fn groups(text: &mut String, config: &Config, owner: impl Fn(&Path) -> Option<Ow
             continue;
         }
         if mode & GROUP_WRITES == GROUP_WRITES && group != "root" {
-            let _ = writeln!(text, "# watch {:?}: this group may write there", watch.name);
+            let _ = writeln!(text, "# {what}: this group may write there");
             let _ = writeln!(text, "SupplementaryGroups={group}");
         } else if mode & OTHERS_WRITE != OTHERS_WRITE {
             let _ = writeln!(
                 text,
-                "# watch {:?}: belongs to {user}:{group} (mode {mode:04o}); chgrp it to a group of its own and chmod g+rwx it, or \
-                 setfacl -m u:{SERVICE}:rwx it",
-                watch.name
+                "# {what}: belongs to {user}:{group} (mode {mode:04o}); chgrp it to a group of its own and chmod g+rwx it, or \
+                 setfacl -m u:{SERVICE}:rwx it"
             );
         }
     }
@@ -293,6 +300,21 @@ mod tests {
         assert_eq!(settings(&with_one_in_it).iter().filter(|line| line.starts_with("ReadWrite")).count(), 1);
         let far = printed(&watch("/srv/a", "on_success = { move = \"/mnt/done\" }"));
         assert!(far.contains("ReadWritePaths=-/\n") && far.contains("whole filesystem!"), "{far}");
+    }
+
+    #[test]
+    fn a_results_directory_is_waited_for_and_opened_and_needs_no_common_mount() {
+        let results = |path: &str| watch("/srv/x/a", &format!("[watch.results]\ndirectory = {path:?}"));
+        let wanted = [
+            "RequiresMountsFor=/srv/shared",
+            "RequiresMountsFor=/srv/x/a",
+            "ReadWritePaths=-/srv/shared",
+            "ReadWritePaths=-/srv/x/a",
+            "SupplementaryGroups=scans",
+        ];
+        assert_eq!(settings(&results("/srv/shared")), wanted);
+        let inside = ["RequiresMountsFor=/srv/x/a", "RequiresMountsFor=/srv/x/a/out", "ReadWritePaths=-/srv/x/a"];
+        assert_eq!(settings(&results("out")), inside);
     }
 
     #[test]

@@ -114,8 +114,13 @@ fn folder(
             EntryKind::Special => {}
         }
     }
-    // A folder without inputs needs no results yet, but the root always may.
-    if holds_inputs && let Err(error) = may(&path, change_names()) {
+    // A folder without inputs needs no results yet, but the root always may; what is kept, with its results elsewhere, is
+    // only read.
+    let is_written = watch.results.directory.is_none() || goes(watch);
+    if holds_inputs
+        && is_written
+        && let Err(error) = may(&path, change_names())
+    {
         found.unwritable.add(rel, error);
     }
     Ok(())
@@ -163,14 +168,18 @@ fn file(
     if let Err(error) = may(&root.path().join(&rel), Access::READ_OK) {
         found.unreadable.add(&rel, error);
     }
-    let goes = watch.on_success != OnSuccess::Keep || watch.on_failure != OnFailure::Keep;
-    if sticky && goes && seen.uid != rustix::process::geteuid().as_raw() {
+    if sticky && goes(watch) && seen.uid != rustix::process::geteuid().as_raw() {
         found.stuck.add(&rel, "the folder has the sticky bit and the file belongs to somebody else");
     }
     if found.probes.len() < MAX_PROBES {
         found.probes.push(rel);
     }
     Ok(true)
+}
+
+/// Whether files of a watch are renamed when they are done.
+fn goes(watch: &Watch) -> bool {
+    watch.on_success != OnSuccess::Keep || watch.on_failure != OnFailure::Keep
 }
 
 /// Whether the sticky bit of a folder keeps us from renaming others' files in it.

@@ -55,6 +55,9 @@ pub(super) fn check(watch: &Watch, roots: &Arc<Roots>, report: &mut Report) -> O
     for target in watch.targets() {
         move_target(&root, target, report);
     }
+    if let Some(directory) = &watch.results.directory {
+        results(directory, &watch.name, report);
+    }
     let event_folders = if backend == Backend::Events { found.folders } else { 0 };
     Some(Served { _in_use: in_use, event_folders })
 }
@@ -182,12 +185,14 @@ fn permissions(watch: &Watch, found: &Found, report: &mut Report) {
     complain(&found.unwritable, "folder", "not writable", "no result can be put there, so nothing is sent from it");
     complain(&found.stuck, "file", "not to be renamed", "on_success and on_failure cannot be done");
     if !refused {
-        report.ok(match (&watch.on_success, watch.targets().next()) {
-            (OnSuccess::Delete, None) => "folders can be listed, files read and deleted, results created",
-            (OnSuccess::Delete, Some(_)) => "folders can be listed, files read, deleted and moved, results created",
-            (_, None) => "folders can be listed, files read, results created",
-            (_, Some(_)) => "folders can be listed, files read and moved, results created",
-        });
+        let files = match (&watch.on_success, watch.targets().next()) {
+            (OnSuccess::Delete, None) => "files read and deleted",
+            (OnSuccess::Delete, Some(_)) => "files read, deleted and moved",
+            (_, None) => "files read",
+            (_, Some(_)) => "files read and moved",
+        };
+        let results = if watch.results.directory.is_none() { ", results created" } else { "" };
+        report.ok(format_args!("folders can be listed, {files}{results}"));
     }
 }
 
@@ -216,6 +221,36 @@ fn move_target(root: &Root, target: &Path, report: &mut Report) {
             Shown(&nearest),
             advice(&error)
         )),
+    }
+}
+
+/// The folder for the results is the operator's to make: one that is missing may be a disk that is not mounted.
+fn results(directory: &Path, watch: &str, report: &mut Report) {
+    let shown = Shown(directory);
+    let opened = Dir::open(directory).and_then(|dir| dir.entries().map(|_| dir));
+    let mounted = match opened.and_then(|dir| dir.is_mount()) {
+        Ok(mounted) => mounted,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return report.error(format_args!(
+                "results directory {shown} does not exist, and nothing is sent before it does: create it, or mount what \
+                 should be there"
+            ));
+        }
+        Err(error) => {
+            return report.error(format_args!("results directory {shown} cannot be opened: {error}{}", advice(&error)));
+        }
+    };
+    // The folder for this watch may have been made by an operator; then the one above need not be ours to write.
+    let own = directory.join(watch);
+    match may(if own.is_dir() { &own } else { directory }, change_names()) {
+        Ok(()) if mounted => report.warning(format_args!(
+            "results directory {shown} is where a filesystem is mounted; when it is not, results would go beneath it: \
+             make a folder on it, and name that"
+        )),
+        Ok(()) => report.ok(format_args!("results directory {shown}: writable")),
+        Err(error) => {
+            report.error(format_args!("results directory {shown}: cannot write to it ({error}){}", advice(&error)));
+        }
     }
 }
 

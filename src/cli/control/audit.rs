@@ -61,6 +61,12 @@ fn name(found: &Findings, kind: &str) {
     }
     let more = found.total.saturating_sub(found.named.len() as u64);
     if more > 0 {
-        say(format_args!("  {kind}  and {more} more"));
+        let once = match found.unconfirmed {
+            0 => String::new(),
+            number => {
+                format!("; {number} of them were found once and not looked at again, and may have been on their way")
+            }
+        };
+        say(format_args!("  {kind}  and {more} more{once}"));
     }
 }

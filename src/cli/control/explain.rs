@@ -155,6 +155,9 @@ fn journal(record: &Record, fact: impl Fn(&str, &str)) {
     if let Some(error) = &job.last_error {
         fact("last error", error);
     }
+    if let Some(hint) = &job.hint {
+        fact("what to do", hint);
+    }
     if let Some(sha256) = &record.sha256 {
         fact("sha256", sha256);
     }

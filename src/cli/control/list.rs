@@ -10,7 +10,7 @@ use crate::job::STATE_NAMES;
 
 /// List the files that the running daemon knows: state, size, attempts, and why a file is where it is.
 ///
-/// The order is none in particular. Long lists come page by page; `--limit` ends them early.
+/// With `--state failed` each file comes with what its dropper can do. The order is none in particular. Long lists come page by page; `--limit` ends them early.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     /// Only files in this state.
@@ -33,7 +33,9 @@ pub(in crate::cli) fn main(global: &Global, args: &Args) -> Result<ExitCode, Fai
     let (mut after, mut left) = (None::<String>, args.limit.unwrap_or(usize::MAX));
     let mut shown = 0_u64;
     while left > 0 {
-        let limit = left.min(1000).to_string();
+        // The daemon reads the error files of so many only at a time.
+        let most = if args.state.as_deref() == Some("failed") { 100 } else { 1000 };
+        let limit = left.min(most).to_string();
         let pairs = [
             ("state", args.state.as_deref()),
             ("watch", args.watch.as_deref()),
@@ -78,6 +80,9 @@ fn row(job: &Job, paint: Paint) -> String {
     }
     if let Some(error) = &job.last_error {
         line = format!("{line}\n           {}", paint.dim(error));
+    }
+    if let Some(hint) = &job.hint {
+        line = format!("{line}\n           {hint}");
     }
     line
 }

@@ -63,11 +63,22 @@ fn show(status: &Status, paint: Paint) {
         say(pipeline_row(pipeline, width, paint));
     }
 
+    if !status.paused_elsewhere.is_empty() {
+        say("");
+    }
+    for (name, since) in &status.paused_elsewhere {
+        let words = format!("{name} is not in the configuration and paused since {}; `resume {name}`", time(*since));
+        say(paint.yellow(&words));
+    }
+
     say("");
     let state = &status.state;
     let free = state.free_bytes.map_or_else(|| "unknown".to_owned(), paint::size);
     let journal = state.journal_bytes.map_or_else(|| "unknown".to_owned(), paint::size);
     say(paint.dim(&format!("state {}: journal {journal}, free {free}", state.directory)));
+    for backup in &state.journal_backups {
+        say(paint.dim(&format!("{backup}: the journal as an earlier version left it; remove it when it is not needed")));
+    }
 }
 
 fn row(watch: &Watch, width: usize, paint: Paint) -> String {

@@ -20,7 +20,7 @@ use self::target::Destination;
 use super::{Failure, Global, exit, print_error, runtime, start_logging};
 use crate::client::object::FORBIDDEN_METADATA;
 use crate::client::send_files::CONCURRENCY;
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::Log;
 use crate::signals;
 
 /// Files in flight at most: each may hold some MiB of buffers.
@@ -96,9 +96,7 @@ pub(super) struct Args {
 pub(super) fn main(global: &Global, args: &Args) -> Result<ExitCode, Failure> {
     // What happened is said anyway; the log is for those who ask for it.
     if global.log_level.is_some() {
-        let mut log = Log { level: LogLevel::default(), format: LogFormat::Auto };
-        global.adjust(&mut log);
-        start_logging(&log)?;
+        start_logging(global, &Log::default())?;
     }
     let metadata = object(&args.metadata)?;
     let destination = Destination::of(global, args)?;

@@ -277,7 +277,7 @@ impl HttpClient {
         if let Some(failure) = gauge.failure() {
             return Err(failure);
         }
-        let result = reply?.uploaded([name, &name::plain(name)])?;
+        let result = self.telling(Some(token), reply.and_then(|reply| reply.uploaded([name, &name::plain(name)])))?;
         if !gauge.is_finished() {
             return Err(Error::Protocol("the server reported a result before it had the whole file".into()));
         }
@@ -291,6 +291,12 @@ impl HttpClient {
             Ok(Err(error)) => Err(Error::Read { path: name.into(), message: error.to_string() }),
             Err(_) => Err(no_bytes(limit)),
         }
+    }
+
+    /// The outcome, in whose error the server quotes neither the credential nor the token of the request.
+    fn telling<T>(&self, token: Option<&SecretString>, outcome: Result<T>) -> Result<T> {
+        let secrets = [Some(&self.inner.options.credential), token];
+        outcome.map_err(|error| secrets.into_iter().flatten().fold(error, Error::without))
     }
 
     /// Starts a pipeline, bare or wrapped in `{"pipeline": ...}`, with so many pipes (none: the server's 4), and waits until
@@ -307,7 +313,8 @@ impl HttpClient {
             .await?
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .body(Value::Object(pipeline).to_string());
-        let data = self.within(START_TIMEOUT, "execute", request).await?.object("execute")?;
+        let reply = self.within(START_TIMEOUT, "execute", request).await;
+        let data = self.telling(None, reply.and_then(|reply| reply.object("execute")))?;
         let token = data.get("token").and_then(Value::as_str).filter(|token| !token.is_empty());
         Ok(TaskInfo {
             token: token.ok_or_else(|| Error::Protocol("the reply to execute has no token".into()))?.into(),
@@ -324,8 +331,8 @@ impl HttpClient {
         const COMMAND: &str = "rrext_get_task_status";
         check_token(token)?;
         let request = self.request(Method::GET, TASK_PATH, Some(token), &[]).await?;
-        let reply = self.within(self.inner.options.request_timeout, COMMAND, request).await?;
-        reply.object(COMMAND).map(TaskStatus::new)
+        let reply = self.within(self.inner.options.request_timeout, COMMAND, request).await;
+        self.telling(Some(token), reply.and_then(|reply| reply.object(COMMAND))).map(TaskStatus::new)
     }
 
     /// Ends a task; what is in its pipes is lost.
@@ -333,7 +340,8 @@ impl HttpClient {
         const COMMAND: &str = "terminate";
         check_token(token)?;
         let request = self.request(Method::DELETE, TASK_PATH, Some(token), &[]).await?;
-        self.within(START_TIMEOUT, COMMAND, request).await?.data(COMMAND).map(drop)
+        let reply = self.within(START_TIMEOUT, COMMAND, request).await;
+        self.telling(Some(token), reply.and_then(|reply| reply.data(COMMAND))).map(drop)
     }
 }
 

@@ -59,6 +59,11 @@ async fn odd_replies_are_errors_and_never_a_result() {
         ),
         (http("502 Bad Gateway", "<html>"), "REFUSED", "HTTP 502"),
         (http("401 Unauthorized", ""), "AUTHENTICATION_FAILED", "HTTP 401"),
+        (
+            http("401 Unauthorized", r#"{"detail":"neither s3cret nor tok en& is known"}"#),
+            "AUTHENTICATION_FAILED",
+            "neither <secret> nor <secret> is known",
+        ),
         (b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n".to_vec(), "REFUSED", "redirects"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"status\"".to_vec(), "CONNECTION_LOST", ""),
         (b"\x00\x01garbage\r\n\r\n".to_vec(), "CONNECTION_LOST", ""),

@@ -41,6 +41,7 @@ on_success = { move = "done" }
 on_failure = { move = "../failed" }
 detect = "poll"
 [watch.results]
+directory = "../results"
 mode = "0640"
 text = true
 [[watch]]

@@ -100,7 +100,7 @@ fn a_minimal_file_gets_every_default() {
     assert_eq!((&watch.on_success, watch.detect), (&OnSuccess::Keep, Detect::Auto));
     assert_eq!((&watch.on_failure, &watch.done_marker, watch.targets().count()), (&OnFailure::Keep, &None, 0));
     assert_eq!((watch.poll_interval, watch.rescan_interval), (30 * SECOND, 10 * MINUTE));
-    assert_eq!(watch.results.mode, ResultMode::Inherit);
+    assert_eq!((&watch.results.directory, watch.results.mode), (&None, ResultMode::Inherit));
     assert!(watch.metadata.is_empty() && watch.mime_type.is_none());
 }
 
@@ -244,6 +244,18 @@ fn a_pipeline_inherits_from_the_server_and_may_differ() {
     assert_eq!(differing.uri, "ws://10.0.0.1");
     assert_eq!((differing.limits.files_per_second, differing.limits.bytes_per_second), (Some(0.5), Some(1 << 20)));
     assert!(matches!(differing.target, Target::Credential));
+}
+
+#[test]
+fn a_results_directory_is_relative_to_its_watch_and_may_lie_inside_it() {
+    for (written, meant) in
+        [("out", "/srv/drop/invoices/out"), ("../out", "/srv/drop/out"), ("/data/./out", "/data/out")]
+    {
+        let config = good(&with("[watch.results]", &format!("directory = {written:?}")));
+        assert_eq!(config.watches[0].results.directory.as_deref(), Some(Path::new(meant)), "{written}");
+        assert_eq!(config.watches[0].outputs().collect::<Vec<_>>(), [Path::new(meant)]);
+    }
+    assert_eq!(good(&with("[watch.results]", "directory = \"\"")).watches[0].results.directory, None);
 }
 
 #[test]

@@ -170,6 +170,32 @@ fn folders_that_contain_one_another_are_refused() {
 }
 
 #[test]
+fn a_results_directory_is_nobody_elses_folder_and_may_be_shared_as_a_whole() {
+    let at = |directory: &str| format!("[watch.results]\ndirectory = {directory:?}\n");
+    let second = |first: &str, more: &str| {
+        format!("{MINIMAL}{first}[[watch]]\nname = \"b\"\npath = \"/srv/b\"\npipeline = \"invoices\"\n{more}")
+    };
+    let key = "watch.results.directory";
+    for (directory, words) in [
+        ("/srv/drop/invoices", "is the same folder as watch \"invoices\""),
+        (".", "is the same folder as"),
+        ("/srv/drop", "the results directory of watch \"invoices\" /srv/drop contains watch"),
+        ("/var/lib/rocketride-ingest/out", "the default"),
+        (" ", "must name a folder, for example \"results\""),
+    ] {
+        one_problem(&with("[watch.results]", &format!("directory = {directory:?}")), key, "directory", words);
+    }
+    one_problem(&second("", &at("/srv/drop/invoices/b")), key, "directory", "lies inside watch \"invoices\"");
+    one_problem(&second(&at("/out"), &at("/out/b")), key, "directory", "lies inside the results directory of");
+    let moving = format!("on_success = {{ move = \"done\" }}\n{}", at("done/results"));
+    one_problem(&second("", &moving), key, "directory", "lies inside the move target of");
+    good(&second(&at("/out"), &at("/out")));
+    good(&second(&at("out"), &at("out")));
+    // One that is shared inside a watch is not inside the other's own.
+    one_problem(&second(&at("out"), &at("/srv/drop/invoices/out")), key, "directory", "lies inside watch");
+}
+
+#[test]
 fn all_problems_are_reported_in_the_order_of_the_file() {
     let text = r#"
 [server]

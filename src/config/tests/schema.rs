@@ -57,6 +57,7 @@ fn the_schema_accepts_what_the_program_accepts() {
         ("[limits]", "bytes_per_second = \"0\""),
         ("[log]", "format = \"journald\""),
         ("[watch.results]", "mode = \"0644\""),
+        ("[watch.results]", "directory = \"out\""),
     ] {
         super::good(&with(section, line));
         assert!(accepted(&with(section, line)), "{line}");
@@ -82,6 +83,7 @@ fn the_schema_refuses_what_is_misspelt_or_of_the_wrong_kind() {
         ("[[watch]]", "settle = \"soon\""),
         ("[[watch]]", "done_marker = \"done\""),
         ("[watch.results]", "mode = \"0755\""),
+        ("[watch.results]", "directory = false"),
     ] {
         super::invalid(&with(section, line));
         assert!(!accepted(&with(section, line)), "{line}");

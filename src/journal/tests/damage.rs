@@ -204,8 +204,8 @@ async fn a_newer_format_is_refused_and_left_alone() {
     let error = Journal::open(dir.path()).err().unwrap();
     assert!(matches!(error, OpenError::NewerFormat { found, .. } if found == FORMAT + 1));
     assert!(error.to_string().contains("install the version that wrote it"));
-    // An older one, and one that cannot be read: the journal's own rows decide.
-    fs::write(dir.path().join("journal.format"), "1\n").unwrap();
+    // One that cannot be read: the journal's own rows decide.
+    fs::write(dir.path().join("journal.format"), "?\n").unwrap();
     assert_eq!(Journal::open(dir.path()).unwrap().1.records, FILES);
 }
 
@@ -261,6 +261,7 @@ async fn an_opening_without_an_end_is_given_up_and_the_next_start_quarantines() 
         sync_file: File::sync_data,
         read_all: |_| stuck(&RELEASED, Duration::ZERO),
         patience: |_| Patience { busy: Duration::from_millis(200), total: LONG },
+        free: backup::free,
     };
     let dir = filled().await;
     let error = open_stuck(&dir, &ways, &RELEASED);
@@ -303,6 +304,7 @@ async fn a_disk_that_does_not_answer_costs_no_journal() {
         sync_file: File::sync_data,
         read_all: |_| stuck(&RELEASED, Duration::from_millis(5)),
         patience: |_| Patience { busy: LONG, total: Duration::from_millis(200) },
+        free: backup::free,
     };
     let dir = filled().await;
     let error = open_stuck(&dir, &ways, &RELEASED);

@@ -4,6 +4,7 @@ mod crash;
 mod damage;
 mod failure;
 mod model;
+mod upgrade;
 
 use std::ffi::OsStr;
 use std::fs;
