@@ -21,6 +21,8 @@ pub mod scan;
 pub mod select;
 pub mod settle;
 mod settled;
+#[cfg(test)]
+mod testing;
 pub mod watch;
 
 use std::path::{Path, PathBuf};

@@ -206,31 +206,13 @@ impl Intake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Environment};
-    use crate::folder::Folder;
-    use crate::identity::Identity;
-    use crate::intake::overlap::Roots;
-    use crate::journal::Journal;
+    use crate::intake::testing;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_look_that_never_ends_does_not_hide_that_the_root_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let (inbox, state) = (dir.path().join("in"), dir.path().join("state"));
-        std::fs::create_dir(&inbox).unwrap();
-        let text = format!(
-            "[server]\nuri = \"http://127.0.0.1\"\n[pipelines.p]\nfile = \"p.pipe\"\n[[watch]]\npath = {:?}\npipeline = \"p\"\n",
-            inbox.display().to_string()
-        );
-        let config = Config::parse(&text, Path::new("/etc/config.toml"), &Environment::default()).unwrap();
-        let (folder, words) = Folder::new(config.watches[0].clone());
-        let opened = state.clone();
-        let journal = blocking(move || Journal::open(&opened)).await.unwrap().0;
-        let identity = Arc::new(Identity::load(&state, None, false).unwrap());
-        let intake = Intake::new(folder, words, journal, identity, Arc::new(Roots::default()));
-        let root = Arc::new(Root::open(&inbox).unwrap());
+        let (dir, intake, root) = testing::intake().await;
         assert_eq!(intake.at_desk(&root, |_| 7).await, Ok(7));
-
-        std::fs::rename(&inbox, dir.path().join("away")).unwrap();
+        std::fs::rename(root.path(), dir.path().join("away")).unwrap();
         let (go_on, hangs) = std::sync::mpsc::channel::<()>();
         let looked = intake.at_desk(&root, move |_| hangs.recv().is_ok()).await;
         assert!(looked.is_err_and(|reason| !reason.is_empty()), "the look goes on, and nobody waits for it");
