@@ -205,7 +205,6 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::intake::testing;
 
     #[tokio::test(flavor = "multi_thread")]

@@ -302,7 +302,8 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
 }
 
 /// Forgets a generation that is over and whose file is gone: its record goes, and the ledger of its watch counts it as
-/// pruned. What is still to be done, or still there, is refused; a file that appears at the path again is new either way.
+/// pruned. What is still to be done, or still there, is refused. A file that appears at the path again is new, unless a
+/// result that was left beside it is of its very content: without the record that one is taken over.
 pub fn prune(job: &Job, counters: &mut Counters) -> Result<(), Refused> {
     use JobState as S;
     match job.state {
