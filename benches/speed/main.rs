@@ -17,6 +17,10 @@
 mod commands;
 mod common;
 mod journal_growth;
+mod memory;
+mod round_trips;
+mod send_files;
+mod sender;
 
 use std::process::ExitCode;
 
@@ -38,6 +42,21 @@ const BENCHES: &[Bench] = &[
         about: "[FILES [KEPT]] the journal's size over so many lifecycles, with so many absent records kept",
         run: journal_growth::run,
     },
+    Bench {
+        name: "memory",
+        about: "[MIB] memory of sixteen uploads at once, and allocations of a chunk",
+        run: memory::run,
+    },
+    Bench {
+        name: "round-trips",
+        about: "[FILES] small files over a distance of 20 ms, so many for each that goes at a time",
+        run: round_trips::run,
+    },
+    Bench {
+        name: "send-files",
+        about: "[FILES [MIB]] the library beside the official SDK and a bare WebSocket loop, small files and large",
+        run: send_files::run,
+    },
 ];
 
 fn main() -> ExitCode {
@@ -50,6 +69,9 @@ fn main() -> ExitCode {
         }
         return ExitCode::SUCCESS;
     };
+    if name == sender::SENDER {
+        return sender::run(rest).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let Some(bench) = BENCHES.iter().find(|bench| bench.name == *name) else {
         eprintln!("there is no measurement {name:?}; `cargo bench` lists them");
         return ExitCode::from(2);

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use serde_json::Value;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message;
@@ -23,7 +25,8 @@ use super::dial::{MAX_OUTGOING, dial};
 use super::driver;
 use super::error::{Error, Result, ServerError};
 use super::options::ConnectOptions;
-use super::protocol::{Arguments, Event, Frame, Incoming, Request, Response, answered_request};
+use super::piece::Piece;
+use super::protocol::{self, Arguments, Event, Incoming, Response, answered_request};
 
 /// Frames that may wait for the writer; a caller beyond that waits for room.
 const OUTGOING_QUEUE: usize = 64;
@@ -53,7 +56,7 @@ pub struct Connection {
     user_token: Option<SecretString>,
 }
 
-/// A frame on its way to the writer.
+/// A frame on its way to the writer. Its waiter is asked whether it is still wanted, and told when it left.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) message: Message,
@@ -61,23 +64,40 @@ pub(super) struct Outgoing {
     pub(super) seq: u64,
     /// Not to be sent any more after this.
     pub(super) not_after: Instant,
-    /// Tells the waiter when it left; closed if the waiter is gone.
-    pub(super) departed: oneshot::Sender<Departure>,
 }
 
-/// What became of an outgoing frame.
+/// The bytes of a request.
+pub(super) enum Payload<'a> {
+    /// None: a text frame.
+    None,
+    /// Copied behind the header.
+    Bytes(Bytes),
+    /// Sent as they lie, with the header before them.
+    Piece(&'a mut Piece),
+}
+
+impl Payload<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Piece(piece) => piece.len(),
+        }
+    }
+}
+
+/// Somebody who waits for a reply.
 #[derive(Debug)]
-pub(super) enum Departure {
-    /// Handed to the socket.
-    At(Instant),
-    /// Dropped, too old.
-    Overdue,
+struct Waiting {
+    reply: oneshot::Sender<Result<Response>>,
+    /// When the request was handed to the socket.
+    departed: Option<Instant>,
 }
 
 /// What the tasks of a connection and its handles have in common.
 #[derive(Debug)]
 pub(super) struct Shared {
-    waiters: Mutex<HashMap<u64, oneshot::Sender<Result<Response>>>>,
+    waiters: Mutex<HashMap<u64, Waiting>>,
     seq: AtomicU64,
     ended: watch::Sender<Option<Error>>,
     events: broadcast::Sender<Arc<Event>>,
@@ -152,16 +172,21 @@ impl Connection {
         wait: Wait,
         not_after: Instant,
     ) -> Result<Response> {
-        let secrets = ["auth", "token"].map(|key| arguments.get(key).and_then(Value::as_str).map(SecretString::from));
-        let reply = self.exchange(command, arguments, payload, wait, not_after).await;
-        reply.map_err(|error| secrets.iter().flatten().fold(error, Error::without))
+        let payload = payload.map_or(Payload::None, Payload::Bytes);
+        let reply = self.exchange(command, &arguments, payload, wait, not_after).await;
+        reply.map_err(|error| {
+            let secrets = ["auth", "token"].map(|key| arguments.get(key).and_then(Value::as_str));
+            secrets.into_iter().flatten().fold(error, |error, secret| error.without(&SecretString::from(secret)))
+        })
     }
 
-    async fn exchange(
+    /// The same with arguments that are written as they are, and with every kind of payload. An error may hold what is in
+    /// the arguments: secrets are for the caller to take out.
+    pub(super) async fn exchange(
         &self,
         command: &'static str,
-        arguments: Arguments,
-        payload: Option<Bytes>,
+        arguments: &impl Serialize,
+        payload: Payload<'_>,
         wait: Wait,
         not_after: Instant,
     ) -> Result<Response> {
@@ -174,38 +199,40 @@ impl Connection {
                 "a {command} request of {bytes} bytes is larger than the limit of {MAX_OUTGOING}"
             )))
         };
-        fits(payload.as_ref().map_or(0, Bytes::len))?;
+        fits(payload.len())?;
         let seq = self.shared.seq.fetch_add(1, Ordering::Relaxed);
-        let message = match (Request { seq, command: command.into(), arguments, payload }).encode() {
-            Frame::Text(text) => Message::text(text),
-            Frame::Binary(bytes) => Message::binary(bytes),
+        let message = match payload {
+            Payload::None => Message::text(protocol::header(seq, command, arguments)),
+            Payload::Bytes(bytes) => {
+                Message::binary(Piece::of(&bytes).frame(protocol::header(seq, command, arguments).as_bytes()))
+            }
+            Payload::Piece(piece) => Message::binary(piece.frame(protocol::header(seq, command, arguments).as_bytes())),
         };
         fits(message.len())?;
         let mut waiter = self.shared.register(seq)?;
-        let (departed, mut departure) = oneshot::channel();
-        let outgoing = Outgoing { message, command, seq, not_after, departed };
-        // A failure means that the connection ended, which the waiter is told.
-        let sending = async {
-            let _ = self.outgoing.send(outgoing).await;
-            (&mut departure).await
-        };
-        let departed = tokio::select! {
-            biased;
-            reply = &mut waiter.reply => return answer(command, reply),
-            departed = sending => departed,
-        };
-        let limit = match (departed, wait) {
-            (Ok(Departure::Overdue), _) => return Err(Error::TimedOut { what: NOT_SENT, after: MAX_QUEUED }),
-            (Ok(Departure::At(at)), Wait::Timeout(after)) => Some((at, after)),
-            (Ok(Departure::At(_)), Wait::Connection) | (Err(_), _) => None,
-        };
-        let Some((at, after)) = limit else {
+        let outgoing = Outgoing { message, command, seq, not_after };
+        // Where it fails, the connection has ended, which the waiter is told.
+        if let Err(TrySendError::Full(outgoing)) = self.outgoing.try_send(outgoing) {
+            tokio::select! {
+                biased;
+                reply = &mut waiter.reply => return answer(command, reply),
+                _ = self.outgoing.send(outgoing) => {}
+            }
+        }
+        let Wait::Timeout(after) = wait else {
             // Never for ever: the driver's liveness check ends the connection, and that answers every waiter.
             return answer(command, (&mut waiter.reply).await);
         };
-        match tokio::time::timeout_at(at + after, &mut waiter.reply).await {
-            Ok(reply) => answer(command, reply),
-            Err(_) => Err(Error::TimedOut { what: command, after }),
+        let mut until = Instant::now() + after;
+        loop {
+            if let Ok(reply) = tokio::time::timeout_at(until, &mut waiter.reply).await {
+                return answer(command, reply);
+            }
+            // The time runs from the departure; what still waits for it will be sent or dropped in time.
+            until = self.shared.departed(seq).unwrap_or_else(Instant::now) + after;
+            if until <= Instant::now() {
+                return Err(Error::TimedOut { what: command, after });
+            }
         }
     }
 
@@ -278,7 +305,7 @@ impl Drop for Waiter<'_> {
 }
 
 impl Shared {
-    fn waiters(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Result<Response>>>> {
+    fn waiters(&self) -> MutexGuard<'_, HashMap<u64, Waiting>> {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -290,8 +317,36 @@ impl Shared {
         if let Some(error) = &*self.ended.borrow() {
             return Err(error.clone());
         }
-        waiters.insert(seq, sender);
+        waiters.insert(seq, Waiting { reply: sender, departed: None });
         Ok(Waiter { shared: self, seq, reply })
+    }
+
+    /// Whether anybody still wants the reply to a request that has not left.
+    pub(super) fn is_wanted(&self, seq: u64) -> bool {
+        self.waiters().contains_key(&seq)
+    }
+
+    /// A request will not leave any more.
+    pub(super) fn overdue(&self, seq: u64) {
+        if let Some(waiting) = self.waiters().remove(&seq) {
+            let _ = waiting.reply.send(Err(Error::TimedOut { what: NOT_SENT, after: MAX_QUEUED }));
+        }
+    }
+
+    /// These requests were handed to the socket in this moment.
+    pub(super) fn depart(&self, requests: &[u64]) {
+        let now = Some(Instant::now());
+        let mut waiters = self.waiters();
+        for seq in requests {
+            if let Some(waiting) = waiters.get_mut(seq) {
+                waiting.departed = now;
+            }
+        }
+    }
+
+    /// When a request was handed to the socket.
+    fn departed(&self, seq: u64) -> Option<Instant> {
+        self.waiters().get(&seq)?.departed
     }
 
     /// Ends the connection once; later reasons do not count.
@@ -306,7 +361,7 @@ impl Shared {
         });
         if first {
             for (_, waiter) in waiters.drain() {
-                let _ = waiter.send(Err(error.clone()));
+                let _ = waiter.reply.send(Err(error.clone()));
             }
         }
     }
@@ -330,7 +385,7 @@ impl Shared {
                 }
                 // A waiter that was cancelled in this very moment counts as none.
                 let unclaimed = match waiter {
-                    Some(waiter) => waiter.send(Ok(reply)).err().and_then(Result::ok),
+                    Some(waiter) => waiter.reply.send(Ok(reply)).err().and_then(Result::ok),
                     None => Some(reply),
                 };
                 if let Some(reply) = unclaimed {
@@ -350,7 +405,7 @@ impl Shared {
                 if let Some(waiter) = waiter {
                     tracing::warn!(%error, bytes = message.len(), "a reply of the server cannot be read");
                     // An error only means that the waiter was cancelled in this very moment.
-                    let _ = waiter.send(Err(Error::Protocol(format!("its reply cannot be read: {error}"))));
+                    let _ = waiter.reply.send(Err(Error::Protocol(format!("its reply cannot be read: {error}"))));
                 } else {
                     self.ignore();
                     tracing::debug!(%error, bytes = message.len(), "ignored a message of the server");

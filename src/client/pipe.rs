@@ -12,13 +12,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::connection::{Connection, MAX_QUEUED, Wait};
+use super::connection::{Connection, MAX_QUEUED, Payload, Wait};
 use super::error::{Error, Result, ServerError};
 use super::object::ObjectInfo;
-use super::protocol::{Arguments, Response};
+use super::piece::Piece;
+use super::protocol::Response;
 use super::result::PipelineResult;
 
 /// The command behind all three steps.
@@ -73,15 +75,16 @@ impl Pipe {
     ///
     /// Dropping the future, like giving up, leaves an open behind that the server may grant to nobody.
     pub async fn open(connection: &Connection, options: &PipeOptions<'_>) -> Result<Self> {
-        let mut arguments = step("open", options.token);
-        arguments.insert("object".into(), options.object.to_argument()?);
-        arguments.insert("mimeType".into(), options.mime_type.into());
-        arguments.insert("provider".into(), options.provider.into());
+        let mut arguments = Arguments::of("open", options.token);
+        arguments.object = Some(options.object.to_argument()?);
+        arguments.mime_type = Some(options.mime_type);
+        arguments.provider = Some(options.provider.into());
 
         let mut started = options.task_started.cloned();
         let mut retried = false;
         let reply = loop {
-            let request = connection.request(PROCESS, arguments.clone(), None, Wait::Connection);
+            let not_after = Instant::now() + MAX_QUEUED;
+            let request = connection.exchange(PROCESS, &arguments, Payload::None, Wait::Connection, not_after);
             let watch = Watch {
                 connection,
                 token: options.token,
@@ -96,7 +99,7 @@ impl Pipe {
                     retried = true;
                     tokio::time::sleep(PORT_RETRY).await;
                 }
-                reply => break named("open", reply)?,
+                reply => break named("open", options.token, reply)?,
             }
         };
         let Some(id) = reply.body.as_ref().and_then(|body| body.get("pipe_id")).and_then(Value::as_u64) else {
@@ -119,10 +122,20 @@ impl Pipe {
     /// One request is outstanding at a time: the server would reorder them. A piece that cannot leave before the pipe was
     /// silent for [`MAX_QUEUED`] is not sent.
     pub async fn write(&mut self, piece: Bytes) -> Result<()> {
+        self.put(Payload::Bytes(piece)).await
+    }
+
+    /// The same without a copy: the memory is lent to the frame, and is the piece's again when this is over.
+    pub(super) async fn write_piece(&mut self, piece: &mut Piece) -> Result<()> {
+        self.put(Payload::Piece(piece)).await
+    }
+
+    async fn put(&mut self, payload: Payload<'_>) -> Result<()> {
         let not_after = self.begin("write").await?;
         let wait = Wait::Timeout(self.connection.request_timeout());
-        let request = self.connection.request_until(PROCESS, self.addressed("write"), Some(piece), wait, not_after);
-        named("write", request.await)?;
+        let arguments = Arguments { pipe_id: Some(self.id), ..Arguments::of("write", &self.token) };
+        let reply = self.connection.exchange(PROCESS, &arguments, payload, wait, not_after).await;
+        named("write", &self.token, reply)?;
         self.active = Instant::now();
         self.usable = true;
         Ok(())
@@ -135,8 +148,8 @@ impl Pipe {
     /// There is no way to undo it, nor to close without committing.
     pub async fn close(mut self, result_timeout: Duration) -> Result<PipelineResult> {
         let not_after = self.begin("close").await?;
-        let request =
-            self.connection.request_until(PROCESS, self.addressed("close"), None, Wait::Connection, not_after);
+        let arguments = Arguments { pipe_id: Some(self.id), ..Arguments::of("close", &self.token) };
+        let request = self.connection.exchange(PROCESS, &arguments, Payload::None, Wait::Connection, not_after);
         let watch = Watch {
             connection: &self.connection,
             token: &self.token,
@@ -146,7 +159,7 @@ impl Pipe {
             limit: result_timeout.saturating_mul(CLOSE_PATIENCE),
             started: &mut self.task_started,
         };
-        let reply = named("close", watch.over(request).await)?;
+        let reply = named("close", &self.token, watch.over(request).await)?;
         committed(reply, &self.name, self.object_id.as_deref())
     }
 
@@ -198,11 +211,28 @@ impl Pipe {
     pub(super) fn fall_silent(&mut self, time: Duration) {
         self.active = self.active.checked_sub(time).expect("this host runs for a minute");
     }
+}
 
-    fn addressed(&self, subcommand: &str) -> Arguments {
-        let mut arguments = step(subcommand, &self.token);
-        arguments.insert("pipe_id".into(), self.id.into());
-        arguments
+/// The arguments of a step. It holds the token.
+#[derive(Serialize)]
+struct Arguments<'a> {
+    subcommand: &'static str,
+    token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pipe_id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<Value>,
+    #[serde(rename = "mimeType", skip_serializing_if = "Option::is_none")]
+    mime_type: Option<&'a str>,
+    /// Given as null where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider: Option<Value>,
+}
+
+impl<'a> Arguments<'a> {
+    fn of(subcommand: &'static str, token: &'a SecretString) -> Self {
+        let token = token.expose_secret();
+        Self { subcommand, token, pipe_id: None, object: None, mime_type: None, provider: None }
     }
 }
 
@@ -225,20 +255,13 @@ fn committed(reply: Response, name: &str, object_id: Option<&str>) -> Result<Pip
     Ok(result)
 }
 
-fn step(subcommand: &str, token: &SecretString) -> Arguments {
-    let mut arguments = Arguments::new();
-    arguments.insert("subcommand".into(), subcommand.into());
-    arguments.insert("token".into(), token.expose_secret().into());
-    arguments
-}
-
 fn masked(command: &str, message: &str) -> Error {
     Error::PipeFailed(ServerError { command: command.into(), message: message.into(), ..ServerError::default() })
 }
 
-/// All three steps are one command: names the step in an error.
-fn named(step: &'static str, reply: Result<Response>) -> Result<Response> {
-    reply.map_err(|error| match error {
+/// All three steps are one command: names the step in an error, which does not tell the token.
+fn named(step: &'static str, token: &SecretString, reply: Result<Response>) -> Result<Response> {
+    reply.map_err(|error| match error.without(token) {
         Error::TimedOut { what: PROCESS, after } => Error::TimedOut { what: step, after },
         Error::NotRunning(refusal) => Error::NotRunning(ServerError { command: step.into(), ..refusal }),
         Error::Refused(refusal) => Error::Refused(ServerError { command: step.into(), ..refusal }),

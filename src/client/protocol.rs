@@ -10,12 +10,16 @@
 //! - A missing `success` counts as true; `message` of a failure may be empty.
 //! - Newer servers may add keys, codes and events: unknown ones are kept or ignored, never an error.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// Most headers are not longer, in bytes.
+const USUAL_HEADER: usize = 384;
 
 /// The JSON object that carries a command's arguments.
 pub type Arguments = Map<String, Value>;
@@ -110,9 +114,9 @@ pub enum FrameError {
 
 /// The union of everything a message may carry; `type` decides which part counts.
 #[derive(Deserialize)]
-struct Envelope {
-    #[serde(rename = "type")]
-    kind: String,
+struct Envelope<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     #[serde(default)]
     seq: u64,
     #[serde(default)]
@@ -138,14 +142,7 @@ struct Envelope {
 impl Request {
     /// The frame of this request: text without a payload, binary with one.
     pub fn encode(&self) -> Frame {
-        let header = serde_json::json!({
-            "type": "request",
-            "seq": self.seq,
-            "command": self.command,
-            "arguments": self.arguments,
-        })
-        // serde_json escapes every control character, so the header is one line whatever the strings hold.
-        .to_string();
+        let header = header(self.seq, &self.command, &self.arguments);
         match &self.payload {
             None => Frame::Text(header),
             Some(payload) => {
@@ -169,7 +166,7 @@ impl Request {
         };
         let envelope = parse(header)?;
         if envelope.kind != "request" {
-            return Err(FrameError::Type(envelope.kind));
+            return Err(FrameError::Type(envelope.kind.into_owned()));
         }
         let arguments = match (envelope.arguments, &payload) {
             (Some(arguments), _) => arguments,
@@ -179,6 +176,25 @@ impl Request {
         };
         Ok(Self { seq: envelope.seq, command: envelope.command, arguments, payload })
     }
+}
+
+/// A request's JSON, which in a binary frame is the line before the payload.
+///
+/// It is one line whatever the strings hold: every control character in them is escaped.
+pub(super) fn header(seq: u64, command: &str, arguments: &impl Serialize) -> String {
+    #[derive(Serialize)]
+    struct Header<'a, A> {
+        #[serde(rename = "type")]
+        kind: &'static str,
+        seq: u64,
+        command: &'a str,
+        arguments: &'a A,
+    }
+    let header = Header { kind: "request", seq, command, arguments };
+    let mut json = Vec::with_capacity(USUAL_HEADER);
+    // Keys are strings and nothing in it fails to serialise; what is written is text.
+    let _ = serde_json::to_writer(&mut json, &header);
+    String::from_utf8(json).unwrap_or_default()
 }
 
 impl Response {
@@ -218,7 +234,7 @@ impl Incoming {
     /// Reads a server's message. Never panics, whatever the bytes.
     pub fn decode(message: &[u8]) -> Result<Self, FrameError> {
         let envelope = parse(message)?;
-        match envelope.kind.as_str() {
+        match envelope.kind.as_ref() {
             "response" => Ok(Self::Response(Response {
                 seq: envelope.seq,
                 request_seq: envelope
@@ -289,7 +305,7 @@ impl<'de> Visitor<'de> for &mut Seen {
     }
 }
 
-fn parse(json: &[u8]) -> Result<Envelope, FrameError> {
+fn parse(json: &[u8]) -> Result<Envelope<'_>, FrameError> {
     // The parser's message names only the position and the expectation, never the content: replies may hold secrets.
     serde_json::from_slice(json).map_err(|error| {
         FrameError::Json(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column()))

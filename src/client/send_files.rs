@@ -1,18 +1,15 @@
 //! Many files into one task, a few at a time.
 //!
 //! A file is opened when its turn has come, so that no more files are open than are in flight; the SDK opens pipes for all
-//! of them at once and runs out of descriptors. One file's failure never stops the others, and no file is sent twice.
+//! of them at once and runs out of descriptors. Small files are read a few at a time while others are on their way: what
+//! they cost is the going to and fro between threads. One file's failure never stops the others, and no file is sent twice.
 
-use std::io;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
-use secrecy::SecretString;
-use tokio::fs::File;
 
 use super::calls::check_token;
 use super::connection::Connection;
@@ -21,11 +18,19 @@ use super::error::{Error, Result};
 use super::object::ObjectInfo;
 use super::progress::{Progress, UploadEvent};
 use super::reconnect::Client;
+use super::source::FileSource;
 use super::upload::{Steps, Upload, UploadError, Uploaded, upload};
 use super::upload_result::{Action, UploadResult};
+use futures_util::{StreamExt as _, stream};
+use secrecy::SecretString;
 
 /// Files in flight at a time.
 pub const CONCURRENCY: usize = 5;
+
+/// A file up to this size, in bytes, is read at once when its turn comes near.
+const SMALL: u64 = 64 * 1024;
+/// Files that are looked at in one step of a blocking thread.
+const AT_ONCE: usize = 16;
 
 /// How to send files.
 #[derive(Debug, Clone)]
@@ -98,37 +103,65 @@ async fn send_all(
     for entry in files {
         let (object, mime_type) = entry.describe()?;
         object.check()?;
-        must_be_a_file(&entry.path).await?;
         prepared.push(Prepared { entry, object, mime_type });
     }
+    let paths: Vec<PathBuf> = prepared.iter().map(|file| file.entry.path.clone()).collect();
+    blocking(move || paths.iter().try_for_each(|path| must_be_a_file(path))).await.flatten()?;
     client.connection().await?;
 
-    let sender = Sender { client, token, options, gave_up: AtomicBool::new(false) };
-    let mut results: Vec<Option<UploadResult>> = prepared.iter().map(|_| None).collect();
-    let mut waiting = prepared.iter().enumerate();
-    let mut in_flight = FuturesUnordered::new();
-    loop {
-        while in_flight.len() < options.concurrency.max(1)
-            && let Some((at, file)) = waiting.next()
-        {
-            let sender = &sender;
-            in_flight.push(async move { (at, sender.send(file).await) });
-        }
-        match in_flight.next().await {
-            Some((at, result)) => results[at] = Some(result),
-            None => break,
-        }
-    }
-    // Every place was filled: the loop ends when nothing waits and nothing is in flight.
-    Ok(results.into_iter().flatten().collect())
+    let sender = Arc::new(Sender {
+        client: client.clone(),
+        token: token.clone(),
+        options: options.clone(),
+        files: prepared,
+        gave_up: AtomicBool::new(false),
+    });
+    Ok(sender.send_all().await)
 }
 
-async fn must_be_a_file(path: &Path) -> Result<()> {
-    match tokio::fs::metadata(path).await {
+/// What stands at a path.
+struct Found {
+    size: u64,
+    /// All of it, if it is small.
+    content: Option<Vec<u8>>,
+}
+
+fn must_be_a_file(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
         Ok(metadata) if metadata.is_file() => Ok(()),
         Ok(_) => Err(Error::InvalidData(format!("not a file: {}", path.display()))),
         Err(error) => Err(unreadable(path, &error)),
     }
+}
+
+/// Opens a file and tells its size.
+fn open(path: &Path) -> Result<(File, u64)> {
+    let opened = File::open(path).and_then(|file| file.metadata().map(|metadata| (file, metadata)));
+    match opened {
+        Ok((file, metadata)) if metadata.is_file() => Ok((file, metadata.len())),
+        Ok(_) => Err(Error::InvalidData(format!("not a file: {}", path.display()))),
+        Err(error) => Err(unreadable(path, &error)),
+    }
+}
+
+fn look(path: &Path) -> Result<Found> {
+    let (file, size) = open(path)?;
+    if size > SMALL {
+        return Ok(Found { size, content: None });
+    }
+    // One byte more, should it have grown meanwhile.
+    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
+    file.take(size + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
+    Ok(Found { size, content: Some(content) })
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|_| panicked())
+}
+
+fn panicked() -> Error {
+    Error::Abandoned("the thread that looks at the files panicked".into())
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Error {
@@ -138,11 +171,12 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
     Error::Read { path: path.to_owned(), message: error.to_string() }
 }
 
-/// What the files of one call have in common.
-struct Sender<'a> {
-    client: &'a Client,
-    token: &'a SecretString,
-    options: &'a SendOptions,
+/// One call.
+struct Sender {
+    client: Client,
+    token: SecretString,
+    options: SendOptions,
+    files: Vec<Prepared>,
     /// No connection could be made for the latest file: the next ones do not wait as long, or a thousand of them would
     /// take hours to fail.
     gave_up: AtomicBool,
@@ -154,11 +188,43 @@ struct Failed {
     bytes_sent: u64,
 }
 
-impl Sender<'_> {
-    async fn send(&self, file: &Prepared) -> UploadResult {
+impl Sender {
+    /// Sends all files; their results in their order.
+    async fn send_all(self: Arc<Self>) -> Vec<UploadResult> {
+        let sender = Arc::clone(&self);
+        let looks = (0..self.files.len()).step_by(AT_ONCE).map(move |first| {
+            let files = &sender.files[first..sender.files.len().min(first + AT_ONCE)];
+            let paths: Vec<PathBuf> = files.iter().map(|file| file.entry.path.clone()).collect();
+            let count = paths.len();
+            let looking = tokio::task::spawn_blocking(move || paths.iter().map(|path| look(path)).collect());
+            async move {
+                let found: Vec<Result<Found>> =
+                    looking.await.unwrap_or_else(|_| (0..count).map(|_| Err(panicked())).collect());
+                stream::iter(found)
+            }
+        });
+        let mut results: Vec<Option<UploadResult>> = self.files.iter().map(|_| None).collect();
+        // Two: the next ones are looked at while these are sent.
+        let mut sent = stream::iter(looks)
+            .buffered(2)
+            .flatten()
+            .enumerate()
+            .map(|(at, found)| {
+                let sender = Arc::clone(&self);
+                async move { (at, sender.send(&sender.files[at], found).await) }
+            })
+            .buffer_unordered(self.options.concurrency.max(1));
+        while let Some((at, result)) = sent.next().await {
+            results[at] = Some(result);
+        }
+        // Every place was filled: the stream ends when nothing waits and nothing is in flight.
+        results.into_iter().flatten().collect()
+    }
+
+    async fn send(&self, file: &Prepared, found: Result<Found>) -> UploadResult {
         let begun = Instant::now();
-        let mut file_size = None;
-        let outcome = self.attempt(file, &mut file_size).await;
+        let mut file_size = found.as_ref().ok().map(|found| found.size);
+        let outcome = self.attempt(file, found, &mut file_size).await;
         let file_size = match file_size {
             Some(size) => size,
             // It was never opened; the SDK tells the size of what is there all the same.
@@ -196,31 +262,39 @@ impl Sender<'_> {
         result
     }
 
-    async fn attempt(&self, file: &Prepared, file_size: &mut Option<u64>) -> Result<Uploaded, Failed> {
+    async fn attempt(
+        &self,
+        file: &Prepared,
+        found: Result<Found>,
+        file_size: &mut Option<u64>,
+    ) -> Result<Uploaded, Failed> {
         let failed = |error| Failed { error, bytes_sent: 0 };
         let path = &file.entry.path;
         let connection = self.connection().await.map_err(failed)?;
-        let opened = async {
-            let opened = File::open(path).await?;
-            let metadata = opened.metadata().await?;
-            Ok((opened, metadata))
+        let Found { mut size, content } = found.map_err(failed)?;
+        // A large one is opened only now.
+        let source = if let Some(content) = content {
+            Err(content)
+        } else {
+            let path = path.clone();
+            let (file, now) = blocking(move || open(&path)).await.flatten().map_err(failed)?;
+            (size, *file_size) = (now, Some(now));
+            Ok(FileSource::new(file))
         };
-        let (source, metadata) = opened.await.map_err(|error| failed(unreadable(path, &error)))?;
-        if !metadata.is_file() {
-            return Err(failed(Error::InvalidData(format!("not a file: {}", path.display()))));
-        }
-        let size = metadata.len();
-        *file_size = Some(size);
 
         let settings = self.client.settings();
         let options = Upload {
             provider: self.options.provider.as_deref(),
             chunk_size: self.options.chunk_size.unwrap_or(settings.chunk_size),
             result_timeout: settings.result_timeout,
-            ..Upload::new(self.token, file.object.clone(), &file.mime_type)
+            ..Upload::new(&self.token, file.object.clone(), &file.mime_type)
         };
         let mut steps = Told { progress: self.options.progress.as_ref(), filepath: shown(path), file_size: size };
-        upload(&connection, &options, size, source, &mut steps).await.map_err(|failure| {
+        let uploaded = match source {
+            Ok(file) => upload(&connection, &options, size, file, &mut steps).await,
+            Err(content) => upload(&connection, &options, size, &content[..], &mut steps).await,
+        };
+        uploaded.map_err(|failure| {
             let UploadError { error, bytes_sent, .. } = failure;
             // The upload knows the file by its base name alone.
             let error = match error {

@@ -7,17 +7,18 @@ use std::fmt;
 use std::future::{Future, ready};
 use std::time::{Duration, Instant};
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::future::join;
 use secrecy::SecretString;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::connection::{Connection, NOT_SENT};
 use super::error::{Error, Result};
 use super::link::Link;
 use super::object::ObjectInfo;
+use super::piece::Piece;
 use super::pipe::{Pipe, PipeOptions};
 use super::result::PipelineResult;
+use super::source::{Room, Source};
 use super::text;
 
 /// The SDK's chunk. Every piece waits for a round trip, so smaller is slower.
@@ -97,7 +98,13 @@ pub trait Steps {
         ready(Ok(()))
     }
 
-    /// These bytes come next: hash them, wait for the limit.
+    /// These bytes of the file were read, in their order, and will be sent: hash them. The bytes before them may still be
+    /// on their way.
+    fn read(&mut self, bytes: &[u8]) {
+        let _ = bytes;
+    }
+
+    /// These bytes come next: wait for the limit.
     fn before_write(&mut self, chunk: &[u8]) -> impl Future<Output = Result<()>> + Send {
         let _ = chunk;
         ready(Ok(()))
@@ -197,8 +204,8 @@ impl UploadError {
 
 /// Uploads exactly `size` bytes from `source`, which must end there.
 ///
-/// Its buffer takes at most [`Upload::largest_write`] bytes; the frame that carries a piece is a second copy of that
-/// piece. Dropping the future abandons the pipe.
+/// The next piece is read while the reply to the last one is awaited: it takes two buffers of at most
+/// [`Upload::largest_write`] bytes, one if the file goes in one write. Dropping the future abandons the pipe.
 pub async fn upload<R, S>(
     connection: &Connection,
     upload: &Upload<'_>,
@@ -207,7 +214,7 @@ pub async fn upload<R, S>(
     steps: &mut S,
 ) -> Result<Uploaded, UploadError>
 where
-    R: AsyncRead + Unpin + Send,
+    R: Source,
     S: Steps + Send,
 {
     let before_open = |step| move |error| UploadError { pipe_left: false, ..UploadError::at(step, error, 0) };
@@ -227,52 +234,59 @@ where
 
     let largest = upload.largest_write(size).max(text::MIN_PIECE);
     let adapted = upload.link.as_ref().filter(|_| !upload.in_one_write(usize::try_from(size).unwrap_or(usize::MAX)));
-    let mut source = Source {
-        reader: source,
-        name: &object.name,
-        window: BytesMut::new(),
-        left: size,
-        max: largest,
-        text: text::is_text(upload.mime_type),
-    };
+    let most = || adapted.map_or(largest, |link| link.most().min(largest));
+    let is_text = text::is_text(upload.mime_type);
+    let mut window = Window { source, name: &object.name, left: size, largest };
     let mut sent: u64 = 0;
     let mut invalid_utf8 = false;
-    loop {
-        source.max = adapted.map_or(largest, |link| link.most().min(largest));
-        let Some(piece) = source.next().await.map_err(|failure| failure.after(sent))? else { break };
-        invalid_utf8 |= source.text && std::str::from_utf8(&piece).is_err();
-        steps.before_write(&piece).await.map_err(failed(Step::Caller, sent))?;
-        let length = piece.len();
+    let mut piece = window.after(Piece::default(), &[], most(), steps).await.map_err(|failure| failure.after(0))?;
+    let mut other = Piece::default();
+    while piece.len() > 0 {
+        let most = most();
+        // The link turned out to be faster than when it was read.
+        piece = window.more(piece, most, steps).await.map_err(|failure| failure.after(sent))?;
+        let length = if is_text { text::cut(piece.bytes(), window.left == 0, most) } else { piece.len().min(most) };
+        let (now, later) = piece.bytes().split_at(length);
+        invalid_utf8 |= is_text && std::str::from_utf8(now).is_err();
+        // Where nothing follows, there is nothing to keep a second buffer for.
+        let later = later.to_vec();
+        piece.truncate(length);
+        steps.before_write(piece.bytes()).await.map_err(failed(Step::Caller, sent))?;
         let handed_over = Instant::now();
-        if let Err(error) = pipe.write(piece).await {
+        let writing = async {
+            let outcome = pipe.write_piece(&mut piece).await;
+            (outcome, handed_over.elapsed())
+        };
+        let ((written, took), next) = join(writing, window.after(other, &later, most, steps)).await;
+        if let Err(error) = written {
             let late = matches!(error, Error::TimedOut { .. });
-            let too_large_for_link =
-                late && upload.link.as_ref().is_some_and(|link| link.gave_up(length, handed_over.elapsed()));
+            let too_large_for_link = late && upload.link.as_ref().is_some_and(|link| link.gave_up(length, took));
             return Err(UploadError { too_large_for_link, ..UploadError::at(Step::Write, error, sent) });
         }
         if let Some(link) = &upload.link {
-            link.took(length, handed_over.elapsed());
+            link.took(length, took);
         }
         sent += length as u64;
         steps.written(sent);
+        let next = next.map_err(|failure| failure.after(sent))?;
+        other = std::mem::replace(&mut piece, next);
     }
-    source.ended().await.map_err(|failure| failure.after(sent))?;
+    // What follows may take hours.
+    drop((piece, other));
+    window.ended().await.map_err(|failure| failure.after(sent))?;
     steps.before_close(sent).await.map_err(failed(Step::Caller, sent))?;
     let result = pipe.close(upload.result_timeout).await.map_err(failed(Step::Close, sent))?;
     Ok(Uploaded { result, bytes_sent: sent, invalid_utf8, seconds: begun.elapsed().as_secs_f64() })
 }
 
 /// A file in pieces.
-struct Source<'a, R> {
-    reader: R,
+struct Window<'a, R> {
+    source: R,
     name: &'a str,
-    /// Read and not handed out yet.
-    window: BytesMut,
     /// Announced and not read yet.
     left: u64,
-    /// Most bytes of the next piece; may be another one for each.
-    max: usize,
-    text: bool,
+    /// Most bytes of any piece.
+    largest: usize,
 }
 
 /// Why a file cannot be sent on.
@@ -292,33 +306,53 @@ impl Unread {
     }
 }
 
-impl<R: AsyncRead + Unpin + Send> Source<'_, R> {
-    /// The next piece to write; none after the last announced byte.
-    async fn next(&mut self) -> Result<Option<Bytes>, Unread> {
-        let room = self.max - self.window.len().min(self.max);
-        let mut wanted = usize::try_from(self.left).unwrap_or(usize::MAX).min(room);
-        self.window.reserve(wanted);
-        while wanted > 0 {
-            let mut limited = (&mut self.window).limit(wanted);
-            match self.reader.read_buf(&mut limited).await {
-                Ok(0) => return Err(Unread::Changed("it is shorter than announced")),
-                Ok(read) => {
-                    wanted -= read;
-                    self.left -= read as u64;
-                }
-                Err(error) => return Err(self.unreadable(&error)),
-            }
+impl<R: Source> Window<'_, R> {
+    /// Fills `piece` with what was read before and not sent, and as much more as makes `most` bytes. Empty only when all
+    /// that was announced was read.
+    async fn after<S: Steps>(
+        &mut self,
+        mut piece: Piece,
+        before: &[u8],
+        most: usize,
+        steps: &mut S,
+    ) -> Result<Piece, Unread> {
+        let coming = self.left().saturating_add(before.len());
+        if coming == 0 {
+            piece.truncate(0);
+            return Ok(piece);
         }
-        let length =
-            if self.text { text::cut(&self.window, self.left == 0, self.max) } else { self.window.len().min(self.max) };
-        Ok((length > 0).then(|| self.window.split_to(length).freeze()))
+        // At once as large as it may become: a link that turns out to be fast costs no new one.
+        piece.reuse(coming.min(self.largest.max(before.len())));
+        piece.push(before);
+        self.more(piece, most, steps).await
+    }
+
+    /// Fills it up to so many bytes, as far as there are any.
+    async fn more<S: Steps>(&mut self, piece: Piece, most: usize, steps: &mut S) -> Result<Piece, Unread> {
+        let before = piece.len();
+        let wanted = self.left().min(most.saturating_sub(before));
+        if wanted == 0 {
+            return Ok(piece);
+        }
+        let (Room(piece), read) = self.source.fill(Room(piece), wanted).await;
+        let read = read.map_err(|error| self.unreadable(&error))?;
+        self.left -= read as u64;
+        if read < wanted {
+            return Err(Unread::Changed("it is shorter than announced"));
+        }
+        steps.read(&piece.bytes()[before..]);
+        Ok(piece)
+    }
+
+    fn left(&self) -> usize {
+        usize::try_from(self.left).unwrap_or(usize::MAX)
     }
 
     /// Whether the file really ends with the last announced byte.
     async fn ended(&mut self) -> Result<(), Unread> {
-        match self.reader.read(&mut [0]).await {
-            Ok(0) => Ok(()),
-            Ok(_) => Err(Unread::Changed("it is longer than announced")),
+        match self.source.ended().await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Unread::Changed("it is longer than announced")),
             Err(error) => Err(self.unreadable(&error)),
         }
     }

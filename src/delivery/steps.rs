@@ -69,7 +69,7 @@ pub(super) struct Checks<'a> {
     pub(super) worker: &'a Worker,
     /// What.
     pub(super) file: FileAtPlace,
-    /// Of what was written so far.
+    /// Of what was read so far.
     pub(super) hasher: Sha256,
     /// Why the upload was stopped here.
     pub(super) fault: Option<Fault>,
@@ -125,11 +125,14 @@ impl Steps for Checks<'_> {
         self.unchanged().await
     }
 
+    fn read(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+    }
+
     async fn before_write(&mut self, chunk: &[u8]) -> Result<(), Error> {
         if !self.prepaid {
             self.take_bytes(chunk.len() as u64).await;
         }
-        self.hasher.update(chunk);
         Ok(())
     }
 

@@ -31,7 +31,7 @@ use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
 use crate::board::Phase;
 use crate::client::upload::{Upload, UploadError, upload};
-use crate::client::{Error, ObjectInfo, mime};
+use crate::client::{Error, FileSource, ObjectInfo, mime};
 use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::ContentHash;
@@ -45,8 +45,6 @@ pub const BUFFER_BYTES: usize = 32 * 1024 * 1024;
 const LONGEST_WRITE: Duration = Duration::from_secs(10);
 /// Least bytes of one write.
 const MIN_CHUNK: u64 = 4 * 1024;
-/// Most bytes that one read asks of the disk.
-const READ_SIZE: usize = 1024 * 1024;
 
 /// One claimed job and what it takes to upload it.
 pub struct Worker {
@@ -208,8 +206,6 @@ impl Worker {
             Ok(file) => file,
             Err(error) => return verdict::of_file("cannot open the file once more", &error).into(),
         };
-        let mut source = tokio::fs::File::from_std(source);
-        source.set_max_buf_size(largest.clamp(1, READ_SIZE));
         let granted = Arc::new(AtomicBool::new(false));
         let mut steps = Checks {
             worker: self,
@@ -223,7 +219,7 @@ impl Worker {
             buffer: None,
         };
         let sent = tokio::select! {
-            sent = upload(&self.session.connection, &what, size, source, &mut steps) => sent,
+            sent = upload(&self.session.connection, &what, size, FileSource::new(source), &mut steps) => sent,
             () = self.stopped_ungranted(&granted) => return End::Fault { fault: Fault::Stopping, abandoned: true },
             () = self.task_replaced() => {
                 let reason = "the task was started anew while the file was on its way".to_owned();

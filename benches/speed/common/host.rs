@@ -147,6 +147,11 @@ impl Daemon<'_> {
         self.wait_for(message, || fs::read_to_string(self.host.path("log")).unwrap().contains(message))
     }
 
+    /// Waits until it can be asked.
+    pub fn answers(&self) {
+        self.wait_for("its socket", || UnixStream::connect(self.host.path("admin.sock")).is_ok());
+    }
+
     /// Waits until this is so, looking every few milliseconds; returns the time since the start.
     pub fn wait_for(&self, what: &str, mut done: impl FnMut() -> bool) -> Duration {
         while !done() {

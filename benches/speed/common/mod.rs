@@ -1,6 +1,8 @@
 //! What several measurements need: a scratch host with the daemon, an engine, a Python with the peers, the kernel's own
 //! account of a process.
 
+mod counting;
+mod distance;
 mod host;
 mod peers;
 mod process;
@@ -8,6 +10,8 @@ mod process;
 use std::fs;
 use std::time::Duration;
 
+pub use counting::allocations;
+pub use distance::{Distance, Seen};
 pub use host::{Daemon, Engine, Host, KEY};
 pub use peers::{answer_of, peer};
 pub use process::{Usage, usage};
