@@ -184,12 +184,13 @@ impl Claimed {
     pub async fn finish(&self) -> Result<(), Failure> {
         let mut stopping = self.tools.stopping.clone();
         let mut pauses = POST_ACTION_PAUSES.iter();
-        let outcome = loop {
+        let (outcome, is_replaced) = loop {
             let claimed = self.clone();
-            match blocking(move || claimed.post_action()).await {
-                Ok(outcome) => break outcome,
+            match blocking(move || claimed.post_action().map(|outcome| (claimed.is_replaced(&outcome), outcome))).await
+            {
+                Ok((is_replaced, outcome)) => break (outcome, is_replaced),
                 Err(error) => {
-                    let Some(pause) = pauses.next() else { break after::Outcome::Kept(error.to_string()) };
+                    let Some(pause) = pauses.next() else { break (after::Outcome::Kept(error.to_string()), false) };
                     tracing::debug!(path = %Shown(&self.job.path), %error, "the post-action is tried again");
                     tokio::select! {
                         () = tokio::time::sleep(*pause) => {}
@@ -210,7 +211,8 @@ impl Claimed {
             }
             after::Outcome::Kept(_) | after::Outcome::Gone => None,
         };
-        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await?;
+        let gone = is_replaced || outcome == after::Outcome::Gone;
+        self.apply(Event::Finished { warning, gone }).await?;
         crash::point("finish.recorded");
         Ok(())
     }
@@ -218,6 +220,15 @@ impl Claimed {
     /// The post-action cannot be done, by a defect of ours: the job is done without it.
     pub async fn give_up_post_action(&self, why: String) -> Result<(), Failure> {
         self.apply(Event::Finished { warning: Some(why), gone: false }).await.map(drop)
+    }
+
+    /// Whether what was left in place is another file than the delivered one, which so is gone: it is new whatever its
+    /// content, or it would never be sent and lie there for ever. Blocks.
+    fn is_replaced(&self, outcome: &after::Outcome) -> bool {
+        let after::Outcome::Kept(why) = outcome else { return false };
+        let (Look::File(seen), false) = (self.root.look(&self.job.path), why.is_empty()) else { return false };
+        let inodes = seen.generation.ino.zip(self.job.generation.ino);
+        inodes.is_some_and(|(now, delivered)| now != delivered)
     }
 
     fn post_action(&self) -> io::Result<after::Outcome> {

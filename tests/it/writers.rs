@@ -414,6 +414,21 @@ async fn a_file_truncated_during_its_upload_is_not_committed_and_arrives_as_it_i
     assert_eq!(host.result("f.bin").unwrap()["attempts"], 1, "a change costs no attempt");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_replaced_by_its_like_while_its_delivery_ends_does_not_lie_there_for_ever() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "on_success = \"delete\"");
+    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_millis(1500))).times(1));
+    let daemon = host.start();
+    let path = host.write("in/f.txt", "the same");
+    wait_for("the close", || engine.faults().hits(late) == 1).await;
+    std::fs::rename(host.write("new", "the same"), &path).unwrap();
+    has_result(&host, "f.txt", b"the same").await;
+    wait_for("the other one to go, too", || !path.exists()).await;
+    daemon.stop().await;
+    assert_eq!(delivered_as(&engine, "f.txt").len(), 2, "nothing goes that was not sent");
+}
+
 /// Another file comes to the place of `f.txt`, as `how` says, while the pipeline is down and the first one waits.
 async fn replaced_while_it_waits(how: impl FnOnce(&Host, &Path)) {
     let (host, engine) = (Host::new(), engine().await);
