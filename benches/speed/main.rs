@@ -9,18 +9,27 @@
     dead_code,
     unused_imports,
     clippy::unwrap_used,
+    clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
     clippy::print_stdout,
     clippy::print_stderr
 )]
 
+mod backlog;
 mod commands;
 mod common;
+mod daemon;
+mod fairness;
+mod idle;
 mod journal_growth;
+mod latency;
+mod limits;
 mod memory;
 mod round_trips;
 mod send_files;
 mod sender;
+mod start;
 
 use std::process::ExitCode;
 
@@ -36,11 +45,41 @@ struct Bench {
 }
 
 const BENCHES: &[Bench] = &[
+    Bench {
+        name: "backlog",
+        about: "[FILES [filled]] many files at the start, and after a restart; `filled`: without the uploads",
+        run: backlog::run,
+    },
     Bench { name: "commands", about: "how soon the commands answer on a journal of 100,000 jobs", run: commands::run },
+    Bench {
+        name: "daemon",
+        about: "[FILES [ROUNDS]] files per second and processor time from a full folder to durable results, beside the SDK with watchdog",
+        run: daemon::run,
+    },
+    Bench {
+        name: "fairness",
+        about: "[HEAP [PROBES]] how long a file of one pipeline takes while another pipeline has a heap of them",
+        run: fairness::run,
+    },
+    Bench {
+        name: "idle",
+        about: "[SECONDS] what the daemon takes with 100,000 finished files and nothing to do",
+        run: idle::run,
+    },
     Bench {
         name: "journal-growth",
         about: "[FILES [KEPT]] the journal's size over so many lifecycles, with so many absent records kept",
         run: journal_growth::run,
+    },
+    Bench {
+        name: "latency",
+        about: "[SECONDS [RATE]] from a writer's close() to the open on the wire, at so many files per second",
+        run: latency::run,
+    },
+    Bench {
+        name: "limits",
+        about: "[SECONDS] whether limits of files and bytes per second are obeyed, over windows of so many seconds",
+        run: limits::run,
     },
     Bench {
         name: "memory",
@@ -56,6 +95,11 @@ const BENCHES: &[Bench] = &[
         name: "send-files",
         about: "[FILES [MIB]] the library beside the official SDK and a bare WebSocket loop, small files and large",
         run: send_files::run,
+    },
+    Bench {
+        name: "start",
+        about: "[build] how large the program is, and how soon it is ready; `build`: and how long it compiles",
+        run: start::run,
     },
 ];
 

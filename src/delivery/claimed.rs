@@ -10,6 +10,8 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
+use super::desks::Desks;
+use super::groups::Groups;
 use super::spool::Spool;
 use super::verdict::{self, Fault};
 use crate::board::Board;
@@ -34,6 +36,10 @@ pub struct Tools {
     pub identity: Arc<Identity>,
     /// Results that wait for a folder that can be written.
     pub spool: Arc<Spool>,
+    /// Where short work on the disk is done.
+    pub desks: Arc<Desks>,
+    /// What is on its way to its folder.
+    pub groups: Arc<Groups>,
     /// What others see of the uploads in flight.
     pub board: Arc<Board>,
     /// When a file is tried again.
@@ -63,6 +69,11 @@ impl Claimed {
     /// The object id of this file.
     pub fn object_id(&self) -> Uuid {
         self.tools.identity.object_id(&self.folder.watch.name, &self.job.path)
+    }
+
+    /// Does short work on the disk of this watch, off the async threads.
+    pub(super) async fn at_desk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.tools.desks.at(self.folder.watch.id, work).await
     }
 
     pub(super) fn hold(&self, reason: &str) {

@@ -3,7 +3,7 @@
 //! The order is the promise: a result is durable before the journal says so, and the journal says so before the
 //! input is touched. A result that its folder refuses goes to the spool (see `spooled`). A crash in between is found at the next start: the result is adopted, the post-action finished.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
+use super::groups::{Here, ToPlace, Unplaced};
 use super::result::{Input, Temp, remove_error_file};
 use super::text::text_of;
 use super::verdict::Fault;
@@ -43,8 +44,6 @@ pub struct Sent {
     pub sha256: ContentHash,
     /// The folder of the input.
     pub dir: Arc<Dir>,
-    /// The folder of the result.
-    pub results: Arc<Dir>,
     /// The begun result file.
     pub temp: Temp,
     /// The input as it was sent.
@@ -55,8 +54,8 @@ pub struct Sent {
 
 /// Where a result is now.
 enum Placed {
-    /// At its place, under this name.
-    Here(OsString),
+    /// At its place.
+    Here(Here),
     /// In the spool, because it cannot be written there.
     InSpool(String),
 }
@@ -64,7 +63,7 @@ enum Placed {
 impl Claimed {
     /// Writes the result, then records the delivery.
     pub async fn record(&self, sent: Sent) -> Result<(), Failure> {
-        let Sent { uploaded, sha256, dir, results, temp, seen, flight } = sent;
+        let Sent { uploaded, sha256, dir, temp, seen, flight } = sent;
         let warning = uploaded.invalid_utf8.then(|| {
             "the content was sent as text but is not valid UTF-8; the pipeline may have lost parts of it".to_owned()
         });
@@ -86,14 +85,13 @@ impl Claimed {
         };
         let content = Arc::new(to_json(&file));
         drop(file);
-        let name = match self.place(&content, &dir, temp, &seen).await {
-            Ok(Placed::Here(name)) => name,
+        let Here { name, is_absent } = match self.place(&content, &dir, temp, &seen).await {
+            Ok(Placed::Here(here)) => here,
             Ok(Placed::InSpool(why)) => return self.spooled(sha256, &why).await,
             Err(fault) => return self.failed(fault).await,
         };
         drop(content);
         crash::point("delivered.placed");
-        let is_absent = self.tidy(results).await;
         if self.folder.release() {
             tracing::info!(watch = %self.folder.watch.name, "the watch goes on");
         }
@@ -270,23 +268,11 @@ impl Claimed {
         let mut begun = Some(temp);
         let mut waiting = None;
         loop {
-            let (claimed, dir, bytes, seen, temp) = (self.clone(), dir.clone(), content.clone(), *seen, begun.take());
-            let placed = blocking(move || {
-                let (identity, rel, root) = (&claimed.tools.identity, &claimed.job.path, &claimed.root);
-                let place = || -> io::Result<_> {
-                    let temp = temp.map_or_else(|| claimed.begin(&dir, &seen), Ok)?;
-                    temp.place(&bytes, base_name(rel), Kind::Result, identity)
-                };
-                place().map_err(|error| {
-                    let gone = error.kind() == io::ErrorKind::NotFound
-                        && !root.results_are_apart()
-                        && matches!(claimed.root.look(&claimed.job.path), Look::Absent);
-                    (error, gone)
-                })
-            });
-            let (error, gone) = match placed.await {
-                Ok(name) => return Ok(Placed::Here(name)),
-                Err(failed) => failed,
+            let (claimed, dir, content_too) = (self.clone(), dir.clone(), content.clone());
+            let file = ToPlace { claimed, dir, temp: begun.take(), content: content_too, seen: *seen };
+            let Unplaced { error, gone } = match self.tools.groups.place(file).await {
+                Ok(here) => return Ok(Placed::Here(here)),
+                Err(unplaced) => unplaced,
             };
             let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));
             if gone {

@@ -1,8 +1,8 @@
 //! The dispatcher: which job goes next, to which pipeline, and when.
 //!
-//! One task makes all decisions, so they have one order. Which job goes next is chosen by `pick`; here it is claimed,
-//! given to a worker, and followed to its end. A claim is durable before its worker starts. The backlog stays in the
-//! journal: of each watch only a handful of keys is ever in memory.
+//! One task makes all decisions, so they have one order. Which job goes next is chosen by `pick`; here it is given to a
+//! worker, who claims it before anything is sent, and followed to its end. The dispatcher itself never waits for the disk.
+//! The backlog stays in the journal: of each watch only a handful of keys is ever in memory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -28,7 +28,6 @@ use crate::blocking::joined;
 use crate::board::Board;
 use crate::clock::unix_millis;
 use crate::config::Config;
-use crate::crash;
 use crate::folder::Folder;
 use crate::identity::Identity;
 use crate::job::{Event, FileKey, Job, JobState};
@@ -112,6 +111,8 @@ impl Dispatcher {
             journal,
             identity,
             spool,
+            desks: Arc::default(),
+            groups: Arc::default(),
             board,
             retry: config.retry.clone(),
             buffers: Arc::new(Semaphore::new(BUFFER_BYTES)),
@@ -150,7 +151,7 @@ impl Dispatcher {
             self.progress.beat();
             changes.mark_unchanged();
             self.picker.obey(&self.paused.borrow_and_update());
-            let wake = self.dispatch().await?;
+            let wake = self.dispatch()?;
             tokio::select! {
                 Some(report) = self.reports.recv() => self.report(&report),
                 Some(ended) = self.workers.join_next_with_id() => self.ended(ended).await?,
@@ -166,6 +167,13 @@ impl Dispatcher {
                 () = any_changed(&mut roots) => {}
                 () = tokio::time::sleep_until(wake.into()) => {}
                 _ = stopping.changed() => {}
+            }
+            // Whatever else is ready is taken along: one round of choices does for all of it.
+            while let Ok(report) = self.reports.try_recv() {
+                self.report(&report);
+            }
+            while let Some(ended) = self.workers.try_join_next_with_id() {
+                self.ended(ended).await?;
             }
         }
         self.recoveries.abort_all();
@@ -199,28 +207,17 @@ impl Dispatcher {
         let _ = done.send(());
     }
 
-    /// Claims and starts everything that may start now. Returns when to look again at the latest.
-    async fn dispatch(&mut self) -> Result<Instant, Failure> {
+    /// Starts everything that may start now. Returns when to look again at the latest.
+    fn dispatch(&mut self) -> Result<Instant, Failure> {
         let mut wake = Wake(Instant::now() + BEAT_EVERY);
         self.start_post_actions()?;
         self.start_spooled(&mut wake)?;
-        let (picks, look_again) = self.picker.pick(MAX_WORKERS.saturating_sub(self.workers.len()))?;
-        if picks.is_empty() {
-            wake.at(look_again);
-            return Ok(wake.0);
-        }
-        let at = unix_millis();
-        let mut claims = Vec::with_capacity(picks.len());
-        for pick in &picks {
-            // The path only names the record here, which the claim requires to exist.
-            let path = self.tools.journal.get(pick.key)?.map(|job| job.path).unwrap_or_default();
-            claims.push((pick.key, path, Event::Claim { at }));
-        }
-        let outcomes = self.tools.journal.apply_all(claims).await?;
-        crash::point("claim.durable");
-        for (pick, outcome) in picks.into_iter().zip(outcomes) {
+        let most = MAX_WORKERS.saturating_sub(self.workers.len());
+        let (picks, look_again) = self.picker.pick(most)?;
+        wake.at(look_again);
+        for pick in picks {
             let lane = &self.picker.lanes[pick.lane];
-            let Ok(job) = outcome else {
+            let Some(job) = self.tools.journal.get(pick.key)? else {
                 // It moved on since it was picked.
                 self.picker.taken.remove(&pick.key);
                 self.picker.end(lane.pipeline, pick.id, false);
@@ -244,8 +241,7 @@ impl Dispatcher {
                 Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session, probe: pick.terms.probe };
             self.in_flight.insert(task, InFlight { upload: Some(upload), claimed });
         }
-        // There may be more to claim.
-        Ok(Instant::now())
+        Ok(wake.0)
     }
 
     /// Starts what is left to do with files that were delivered before: after a crash, or adopted by intake.

@@ -92,10 +92,11 @@ impl ByteLimit {
     /// Waits until so many bytes may be sent.
     pub async fn take(&self, bytes: u64) {
         let mut cells = bytes.div_ceil(CELL);
+        // Held to the end: pieces of several writes in turn would keep all of them waiting for the last piece of each.
+        let _turn = self.turn.lock().await;
         while cells > 0 {
             let piece = u32::try_from(cells).unwrap_or(u32::MAX).min(self.burst.get());
             let Some(piece) = NonZeroU32::new(piece) else { return };
-            let _turn = self.turn.lock().await;
             // A piece is never larger than the burst, the only thing that governor refuses outright.
             while let Ok(Err(refused)) = self.limiter.check_n(piece) {
                 tokio::time::sleep(refused.wait_time_from(self.clock.now())).await;

@@ -12,6 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use rustix::fs::Advice;
 use uuid::Uuid;
 
 use super::text::text_of_file;
@@ -95,43 +96,17 @@ impl Temp {
         Ok(temp)
     }
 
+    /// The folder that it is in.
+    pub fn dir(&self) -> &Arc<Dir> {
+        &self.dir
+    }
+
     /// Writes the content, makes it durable and gives it its name. Returns the name.
     ///
     /// One of ours at the name is replaced; a stranger's file never is.
-    pub fn place(mut self, content: &[u8], input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<OsString> {
-        self.file.write_all(content)?;
-        crash::point("sidecar.written");
-        self.file.sync_all()?;
-        crash::point("sidecar.synced");
-        let mut place = sidecar::find(&self.dir, input, kind, identity)?;
-        let old_text = if let Place::Ours(ours) = &place { ours.text_sha256 } else { None };
-        let text = if kind == Kind::Result { text_of_file(content) } else { None };
-        if let Some(text) = &text {
-            // A result that stands there says that its text does.
-            self.place_text(text, old_text, input, identity)?;
-        }
-        for _ in 0..PLACE_TRIES {
-            let renamed = match &place {
-                Place::Ours(ours) => self.dir.replace(self.name(), &ours.name),
-                Place::Free(name) => self.take(name),
-            };
-            match renamed {
-                Ok(()) => {
-                    self.placed = true;
-                    crash::point("sidecar.renamed");
-                    self.dir.sync()?;
-                    crash::point("sidecar.durable");
-                    if let (None, Some(old)) = (&text, old_text) {
-                        remove_text(&self.dir, input, old, identity);
-                    }
-                    return Ok(place.name().to_owned());
-                }
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(error) => return Err(error),
-            }
-            place = sidecar::find(&self.dir, input, kind, identity)?;
-        }
-        Err(io::Error::other("somebody keeps taking the names of the result file"))
+    pub fn place(self, content: &[u8], input: &OsStr, kind: Kind, identity: &Identity) -> io::Result<OsString> {
+        let mut placed = place_all(vec![Placing { temp: self, content, input, kind, identity }]);
+        placed.pop().unwrap_or_else(|| Err(io::Error::other("nothing was placed")))
     }
 
     /// Writes the text of this result, as readable as this; one of ours, with the hash `old`, is replaced.
@@ -178,6 +153,133 @@ impl Temp {
     }
 }
 
+/// A temp file that is to become a file of ours.
+#[derive(Debug)]
+pub struct Placing<'a> {
+    /// The begun file.
+    pub temp: Temp,
+    /// What goes into it.
+    pub content: &'a [u8],
+    /// Name of the input.
+    pub input: &'a OsStr,
+    /// Result or error file.
+    pub kind: Kind,
+    /// Who writes it.
+    pub identity: &'a Identity,
+}
+
+/// One that has its name, which is not durable yet.
+struct Named {
+    dir: Arc<Dir>,
+    name: OsString,
+    input: OsString,
+    /// The text of an earlier result, where this one has none.
+    old_text: Option<ContentHash>,
+}
+
+/// Places files as [`Temp::place`] does, and makes them durable together: each step is done for all of them before the
+/// next one begins, and a folder is made durable once for all the names that it got. Outcomes are in the order given.
+///
+/// What fails for one file concerns that file alone, except the `fsync` of a folder: that is every name's in it.
+pub fn place_all(files: Vec<Placing<'_>>) -> Vec<io::Result<OsString>> {
+    let identities: Vec<_> = files.iter().map(|file| file.identity).collect();
+    let together = files.len() > 1;
+    let files: Vec<_> = files.into_iter().map(|file| file.written(together)).collect();
+    let files: Vec<_> = files.into_iter().map(|file| file.and_then(Placing::synced)).collect();
+    let files: Vec<_> = files.into_iter().map(|file| file.and_then(Placing::named)).collect();
+    let mut folders = Folders::default();
+    let durable = files.into_iter().map(|file| {
+        let file = file?;
+        folders.make_durable(&file.dir)?;
+        crash::point("sidecar.durable");
+        Ok(file)
+    });
+    let durable: Vec<io::Result<Named>> = durable.collect();
+    let placed = durable.into_iter().zip(identities).map(|(file, identity)| {
+        let Named { dir, name, input, old_text } = file?;
+        if let Some(old) = old_text {
+            remove_text(&dir, &input, old, identity);
+        }
+        Ok(name)
+    });
+    placed.collect()
+}
+
+/// The folders that got names, and how it went to make them durable.
+#[derive(Default)]
+struct Folders(Vec<((u64, u64), io::Result<()>)>);
+
+impl Folders {
+    /// Makes a folder durable, once; whoever asks again gets the same answer.
+    fn make_durable(&mut self, dir: &Dir) -> io::Result<()> {
+        let id = dir.id()?;
+        let known = self.0.iter().position(|(known, _)| *known == id);
+        let at = known.unwrap_or_else(|| {
+            self.0.push((id, dir.sync()));
+            self.0.len() - 1
+        });
+        self.0[at].1.as_ref().map_err(same).copied()
+    }
+}
+
+/// The same error once more.
+fn same(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+}
+
+impl Placing<'_> {
+    /// Writes the content. With others about to be made durable, the disk begins at once: the first `fsync` then finds all
+    /// of them ready, and waits for all.
+    fn written(mut self, together: bool) -> io::Result<Self> {
+        self.temp.file.write_all(self.content)?;
+        crash::point("sidecar.written");
+        if together {
+            // Only to be faster: what goes wrong here, the `fsync` says.
+            let _ = rustix::fs::fadvise(&self.temp.file, 0, None, Advice::DontNeed);
+        }
+        Ok(self)
+    }
+
+    fn synced(self) -> io::Result<Self> {
+        self.temp.file.sync_all()?;
+        crash::point("sidecar.synced");
+        Ok(self)
+    }
+
+    fn named(self) -> io::Result<Named> {
+        let Self { mut temp, content, input, kind, identity } = self;
+        let mut place = sidecar::find(&temp.dir, input, kind, identity)?;
+        let old_text = if let Place::Ours(ours) = &place { ours.text_sha256 } else { None };
+        let text = if kind == Kind::Result { text_of_file(content) } else { None };
+        if let Some(text) = &text {
+            // A result that stands there says that its text does.
+            temp.place_text(text, old_text, input, identity)?;
+        }
+        for _ in 0..PLACE_TRIES {
+            let renamed = match &place {
+                Place::Ours(ours) => temp.dir.replace(temp.name(), &ours.name),
+                Place::Free(name) => temp.take(name),
+            };
+            match renamed {
+                Ok(()) => {
+                    temp.placed = true;
+                    crash::point("sidecar.renamed");
+                    return Ok(Named {
+                        dir: temp.dir.clone(),
+                        name: place.name().to_owned(),
+                        input: input.to_owned(),
+                        old_text: old_text.filter(|_| text.is_none()),
+                    });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            place = sidecar::find(&temp.dir, input, kind, identity)?;
+        }
+        Err(io::Error::other("somebody keeps taking the names of the result file"))
+    }
+}
+
 /// Removes the text of an earlier result: the one that stands there now has none.
 fn remove_text(dir: &Dir, input: &OsStr, old: ContentHash, identity: &Identity) {
     let removed = match sidecar::find_text(dir, input, &[old], identity) {
@@ -220,5 +322,25 @@ pub fn remove_error_file(dir: &Dir, input: &OsStr, identity: &Identity) -> io::R
             Ok(true)
         }
         Place::Free(_) => Ok(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_could_not_be_made_durable_failed_for_every_name_in_it() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(temp.path()).unwrap();
+        let mut folders = Folders(vec![(dir.id().unwrap(), Err(io::Error::from_raw_os_error(5)))]);
+        for _ in 0..3 {
+            assert_eq!(folders.make_durable(&dir).unwrap_err().raw_os_error(), Some(5));
+        }
+        let mut folders = Folders::default();
+        for _ in 0..3 {
+            folders.make_durable(&Dir::open(temp.path()).unwrap()).unwrap();
+        }
+        assert_eq!(folders.0.len(), 1, "however often it is opened");
     }
 }

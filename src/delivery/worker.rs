@@ -1,7 +1,7 @@
-//! One upload: a claimed job becomes a result beside its input, or goes back with a reason.
+//! One upload: a picked job is claimed and becomes a result beside its input, or goes back with a reason.
 //!
 //! ```text
-//! open beneath the root, same generation? -> adopt the result of an interrupted attempt -> temp file of the result
+//! claim, durably -> open beneath the root, same generation? -> adopt the result of an interrupted attempt -> temp file of the result
 //!  -> byte budget of a one-write file -> open pipe -> same? -> write, hashing -> still same, by descriptor and by name?
 //!  -> close -> (see `delivered`) result durable -> journal -> post-action
 //! ```
@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::blocking;
 use super::claimed::Claimed;
+use super::content::{Content, read_small};
 use super::delivered::Sent;
 use super::failed::{Blamed, Charge};
 use super::limits::ByteLimit;
@@ -31,10 +32,11 @@ use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
 use crate::board::Phase;
 use crate::client::upload::{Upload, UploadError, upload};
-use crate::client::{Error, FileSource, ObjectInfo, mime};
+use crate::client::{Error, ObjectInfo, mime};
+use crate::clock::unix_millis;
 use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
-use crate::job::ContentHash;
+use crate::job::{ContentHash, Event};
 use crate::journal::Failure;
 use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
@@ -46,7 +48,7 @@ const LONGEST_WRITE: Duration = Duration::from_secs(10);
 /// Least bytes of one write.
 const MIN_CHUNK: u64 = 4 * 1024;
 
-/// One claimed job and what it takes to upload it.
+/// One picked job and what it takes to upload it.
 pub struct Worker {
     /// Number of the upload.
     pub id: UploadId,
@@ -105,10 +107,11 @@ pub enum Report {
 /// A file that is open and may be sent.
 struct Prepared {
     dir: Arc<Dir>,
-    results: Arc<Dir>,
     file: File,
     seen: Seen,
     temp: Temp,
+    /// Its content, if it is small.
+    small: Option<Vec<u8>>,
 }
 
 /// What a first look at a claimed file says.
@@ -141,8 +144,22 @@ impl From<Fault> for End {
 
 impl Worker {
     /// Works the job to its end; returns what the pipeline failed on, if it did. Errors: the journal failed.
-    pub async fn run(self) -> Result<Option<Blamed>, Failure> {
-        let end = self.deliver().await;
+    pub async fn run(mut self) -> Result<Option<Blamed>, Failure> {
+        let at = unix_millis();
+        let mut claimed = self.claimed.clone();
+        claimed.job = claimed.job.claimed(at);
+        // The disk is asked for the file while it makes the claim durable; nothing is sent before both are done.
+        let preparing = claimed.clone();
+        let (claim, prepared) =
+            tokio::join!(self.claimed.apply(Event::Claim { at }), claimed.at_desk(move || prepare(&preparing)));
+        let Some(job) = claim? else {
+            // It moved on since it was picked.
+            let _ = self.reports.send(Report::Ended { id: self.id, abandoned: false, outcome: Outcome::Other });
+            return Ok(None);
+        };
+        crash::point("claim.durable");
+        self.claimed.job = job;
+        let end = self.deliver(prepared).await;
         let (abandoned, outcome) = match &end {
             End::Fault { fault, abandoned } => {
                 let outcome = match fault {
@@ -184,15 +201,14 @@ impl Worker {
         }
     }
 
-    async fn deliver(&self) -> End {
-        let claimed = self.claimed.clone();
-        let prepared = match blocking(move || prepare(&claimed)).await {
+    async fn deliver(&self, prepared: Result<Preparation, Fault>) -> End {
+        let prepared = match prepared {
             Ok(Preparation::Ready(prepared)) => *prepared,
             Ok(Preparation::Adopted(dir, sha256, sidecar)) => return End::Adopted(dir, sha256, sidecar),
             Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
             Err(fault) => return fault.into(),
         };
-        let Prepared { dir, results, file, seen, temp } = prepared;
+        let Prepared { dir, file, seen, temp, small } = prepared;
         let watch = &self.claimed.folder.watch;
         let name = base_name(&self.claimed.job.path).to_string_lossy();
         let mime_type = watch.mime_type.as_deref().unwrap_or_else(|| mime::of(&name));
@@ -202,14 +218,12 @@ impl Worker {
         let largest = what.largest_write(size);
         let (board, pipeline) = (&self.claimed.tools.board, &self.line.config.name);
         let flight = board.begin(self.id, &watch.name, self.claimed.job.path.clone(), pipeline, size);
-        let source = match file.try_clone() {
-            Ok(file) => file,
-            Err(error) => return verdict::of_file("cannot open the file once more", &error).into(),
-        };
+        let file = Arc::new(file);
+        let content = Content::of(&file, small);
         let granted = Arc::new(AtomicBool::new(false));
         let mut steps = Checks {
             worker: self,
-            file: FileAtPlace { dir: dir.clone(), file: Arc::new(file), seen },
+            file: FileAtPlace { dir: dir.clone(), file, seen },
             hasher: Sha256::new(),
             fault: None,
             granted: granted.clone(),
@@ -219,7 +233,7 @@ impl Worker {
             buffer: None,
         };
         let sent = tokio::select! {
-            sent = upload(&self.session.connection, &what, size, FileSource::new(source), &mut steps) => sent,
+            sent = upload(&self.session.connection, &what, size, content, &mut steps) => sent,
             () = self.stopped_ungranted(&granted) => return End::Fault { fault: Fault::Stopping, abandoned: true },
             () = self.task_replaced() => {
                 let reason = "the task was started anew while the file was on its way".to_owned();
@@ -233,7 +247,7 @@ impl Worker {
                 crash::point("upload.closed");
                 let sha256 = steps.hasher.finalize().into();
                 flight.enter(Phase::Recording);
-                End::Sent(Box::new(Sent { uploaded, sha256, dir, results, temp, seen, flight }))
+                End::Sent(Box::new(Sent { uploaded, sha256, dir, temp, seen, flight }))
             }
             Err(UploadError { step, error, pipe_left, os_error, too_large_for_link, .. }) => {
                 let fault = steps.fault.take().unwrap_or_else(|| verdict::of_upload(step, &error, os_error));
@@ -378,5 +392,7 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     let input = Input { dir: &dir, name: base_name(rel), seen: &seen };
     let temp = Temp::create(folder, &results, claimed.object_id(), Some(input), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
-    Ok(Preparation::Ready(Box::new(Prepared { dir, results, file, seen, temp })))
+    let small =
+        read_small(&file, seen.generation.size).map_err(|error| verdict::of_file("cannot read the file", &error))?;
+    Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp, small })))
 }

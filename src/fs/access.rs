@@ -18,6 +18,8 @@ const ACL_HEADER: usize = 4;
 const ACL_ENTRY: usize = 8;
 /// Longest list that a filesystem keeps, in bytes.
 const MAX_ACL: usize = 64 * 1024;
+/// Room that most lists find enough, in bytes.
+const USUAL_ACL: usize = 1024;
 /// Tags of entries.
 const OWNER: u16 = 0x01;
 const GROUP: u16 = 0x04;
@@ -35,8 +37,13 @@ impl Access {
     /// What the file or folder behind a descriptor grants.
     pub fn of(fd: impl AsFd) -> io::Result<Self> {
         let stat = rustix::fs::fstat(&fd)?;
-        let mut acl = vec![0; MAX_ACL];
-        let acl = match rustix::fs::fgetxattr(&fd, ACL, &mut acl) {
+        let mut acl = vec![0; USUAL_ACL];
+        let mut read = rustix::fs::fgetxattr(&fd, ACL, &mut acl);
+        if read == Err(Errno::RANGE) {
+            acl.resize(MAX_ACL, 0);
+            read = rustix::fs::fgetxattr(&fd, ACL, &mut acl);
+        }
+        let acl = match read {
             Ok(length) => {
                 acl.truncate(length);
                 Some(acl)

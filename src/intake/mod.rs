@@ -16,6 +16,7 @@ pub mod marked;
 #[cfg(test)]
 mod model;
 pub mod overlap;
+pub mod pace;
 pub mod rounds;
 pub mod scan;
 pub mod select;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use super::pace::Pace;
 use super::scan::{Report, Walker};
 use super::sleep_until;
 use crate::blocking::joined;
@@ -17,6 +18,8 @@ use crate::meters::meters;
 const MAX_PARTS: usize = 256;
 /// Automatic rescans of one root are at least this far apart.
 const RESCAN_GAP: Duration = Duration::from_secs(30);
+/// The reason of a walk that nothing happened for but that its time came.
+const REGULAR: &str = "interval";
 
 /// The walks of one root.
 pub struct Rounds {
@@ -115,14 +118,16 @@ impl Rounds {
                 && let Some(rel) = self.parts.pop()
             {
                 let walker = self.walker.clone();
-                self.part = Some(spawn_blocking(move || walker.walk(&rel)));
+                self.part = Some(spawn_blocking(move || walker.walk(&rel, Pace::Full)));
             }
             if self.whole.is_none() && self.next.is_some_and(|next| next <= Instant::now()) {
                 (self.next, self.asked) = (None, false);
-                let reason = std::mem::replace(&mut self.reason, "interval");
+                let reason = std::mem::replace(&mut self.reason, REGULAR);
                 meters().walked(&self.walker.folder.watch.name, reason);
                 let walker = self.walker.clone();
-                self.whole = Some(spawn_blocking(move || walker.walk(Path::new(""))));
+                // Somebody waits for all others.
+                let pace = if reason == REGULAR { Pace::shared() } else { Pace::Full };
+                self.whole = Some(spawn_blocking(move || walker.walk(Path::new(""), pace)));
             }
             let next = self.next.filter(|_| self.whole.is_none());
             tokio::select! {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::assess::{Assessment, assess};
 use super::marked::{Marked, marked};
+use super::pace::Pace;
 use super::select::Selector;
 use super::watch::{WatchError, Watches};
 use crate::config::OnFailure;
@@ -24,6 +25,9 @@ use crate::job::{FileKey, Job, JobState};
 use crate::journal::Journal;
 use crate::show::Shown;
 use crate::sidecar;
+
+/// Entries of a folder between two looks at the pace.
+const LOOKS: usize = 256;
 
 /// What a walk needs.
 #[derive(Clone)]
@@ -86,7 +90,7 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 impl Walker {
     /// Walks everything beneath `start`, itself included. Blocking.
-    pub fn walk(&self, start: &Path) -> Report {
+    pub fn walk(&self, start: &Path, mut pace: Pace) -> Report {
         // A folder inside is walked because an event told of it.
         let part = !start.as_os_str().is_empty();
         let mut report = Report::default();
@@ -95,7 +99,7 @@ impl Walker {
             if self.selector.folders(&rel).is_err() {
                 continue;
             }
-            match self.directory(&rel, part, &mut stack, &mut report) {
+            match self.directory(&rel, part, &mut stack, &mut report, &mut pace) {
                 Ok(()) => report.directories += 1,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && !rel.as_os_str().is_empty() => {}
                 Err(error) => {
@@ -153,7 +157,14 @@ impl Walker {
         Ok(())
     }
 
-    fn directory(&self, rel: &Path, part: bool, stack: &mut Vec<PathBuf>, report: &mut Report) -> io::Result<()> {
+    fn directory(
+        &self,
+        rel: &Path,
+        part: bool,
+        stack: &mut Vec<PathBuf>,
+        report: &mut Report,
+        pace: &mut Pace,
+    ) -> io::Result<()> {
         if let Some(watches) = &self.watches
             && !report.exhausted
         {
@@ -167,8 +178,12 @@ impl Walker {
         }
         let dir = self.root.dir(rel)?;
         self.root.note_mount(rel, &dir)?;
-        for entry in dir.entries()? {
+        pace.keep();
+        for (nth, entry) in dir.entries()?.enumerate() {
             let entry = entry?;
+            if nth % LOOKS == LOOKS - 1 {
+                pace.keep();
+            }
             let path = rel.join(&entry.name);
             let kind = match entry.kind {
                 Some(kind) => kind,

@@ -15,6 +15,9 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
 
+use crate::fs::base_name;
+use crate::sidecar;
+
 /// Hints that may wait for intake; beyond it a rescan finds what was missed.
 const CAPACITY: usize = 8192;
 
@@ -106,9 +109,43 @@ fn forward(event: notify::Result<notify::Event>, root: &Path, hints: &mpsc::Send
     for path in &event.paths {
         if let Ok(rel) = path.strip_prefix(root)
             && !rel.as_os_str().is_empty()
+            && !is_of_no_interest(path)
             && hints.try_send(rel.to_owned()).is_err()
         {
             lost();
+        }
+    }
+}
+
+/// Whether what happens at a path can concern no input: a temp file of ours, or a result that is written. Each delivery
+/// makes half a dozen such events; a folder of such a name, or one that is gone, is intake's to look at all the same.
+fn is_of_no_interest(path: &Path) -> bool {
+    let name = base_name(path);
+    // The removal of an error file asks for another try.
+    if !sidecar::is_output(name) || sidecar::input_of_error(name).is_some() {
+        return false;
+    }
+    // No folder of such a name is walked.
+    name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes())
+        || std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_files_are_of_no_interest_but_folders_and_error_files_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for name in ["a.result.json", "a.error.json", "a.pdf"] {
+            std::fs::write(at(name), "x").unwrap();
+        }
+        std::fs::create_dir(at("b.result.json")).unwrap();
+        let uninteresting = |name: &str| is_of_no_interest(&at(name));
+        assert!(uninteresting("a.result.json") && uninteresting(".rri-tmp-1"));
+        for name in ["a.pdf", "a.error.json", "gone.error.json", "b.result.json", "gone.result.json"] {
+            assert!(!uninteresting(name), "{name}");
         }
     }
 }

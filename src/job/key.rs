@@ -19,12 +19,19 @@ impl WatchId {
     }
 }
 
-/// Names a file in the journal: the watch and the first 16 bytes of the SHA-256 of the path relative to its root.
+/// Bytes of a key that only tell the folder.
+const FOLDER: usize = 6;
+
+/// Names a file in the journal: the watch, the first 6 bytes of the SHA-256 of the folder it is in, and the first 10 of that
+/// of its whole path, both relative to the root of the watch.
+///
+/// So the records of one folder stand side by side, and a walk, or a drop of many files, finds them in the few pages that the
+/// journal has read last. Two folders of one hash do no harm; two files are told apart by 80 bits even within one folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileKey {
     /// The watch.
     pub watch: WatchId,
-    /// The hashed path.
+    /// The hashed folder and path.
     pub path: [u8; 16],
 }
 
@@ -34,9 +41,10 @@ impl FileKey {
 
     /// The key of a path relative to the root of a watch; the bytes count, not their meaning as text.
     pub fn new(watch: WatchId, path: &Path) -> Self {
-        let digest = Sha256::digest(path.as_os_str().as_bytes());
+        let digest = |path: &Path| Sha256::digest(path.as_os_str().as_bytes());
         let mut hash = [0; 16];
-        hash.copy_from_slice(&digest[..16]);
+        hash[..FOLDER].copy_from_slice(&digest(path.parent().unwrap_or(path))[..FOLDER]);
+        hash[FOLDER..].copy_from_slice(&digest(path)[..16 - FOLDER]);
         Self { watch, path: hash }
     }
 
@@ -54,5 +62,27 @@ impl FileKey {
         watch.copy_from_slice(&bytes[..8]);
         path.copy_from_slice(&bytes[8..]);
         Self { watch: WatchId(watch), path }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_folder_stand_side_by_side_and_apart_from_each_other() {
+        let key = |path: &str| FileKey::new(WatchId::of("in"), Path::new(path)).path;
+        let (a, b, other, top) = (key("x/y/a"), key("x/y/b"), key("x/z/a"), key("a"));
+        assert_eq!(a[..FOLDER], b[..FOLDER]);
+        assert_ne!(a[FOLDER..], b[FOLDER..]);
+        assert_ne!(a[..FOLDER], other[..FOLDER]);
+        assert_ne!(a[FOLDER..], other[FOLDER..], "the whole path counts, should two folders ever be of one hash");
+        assert_ne!(top[..FOLDER], a[..FOLDER]);
+    }
+
+    #[test]
+    fn the_keys_are_those_that_stand_in_journals() {
+        let bytes = FileKey::new(WatchId::of("in"), Path::new("a/b")).to_bytes();
+        assert_eq!(hex::encode(bytes), "582967534d0f909dca978112ca1bc14cddc033f64b9dea80");
     }
 }

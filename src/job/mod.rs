@@ -158,6 +158,13 @@ impl Job {
         self.first_attempt_at != self.last_attempt_at && completed_at.is_none_or(|at| at >= self.admitted_at)
     }
 
+    /// The job as it is once a worker has it.
+    #[must_use]
+    pub fn claimed(&self, at: Millis) -> Self {
+        let first_attempt_at = Some(self.first_attempt_at.unwrap_or(at));
+        Self { state: JobState::Sending, first_attempt_at, last_attempt_at: Some(at), ..self.clone() }
+    }
+
     /// Whether its file was admitted and no worker has it.
     pub fn is_waiting(&self) -> bool {
         matches!(self.state, JobState::Pending { .. } | JobState::Blocked { .. })

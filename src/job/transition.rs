@@ -190,13 +190,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             _ => return Err(refused),
         },
         (Event::Claim { at }, Some(job)) => match job.state {
-            S::Pending { .. } | S::Blocked { .. } => {
-                let mut job = job.clone();
-                job.state = S::Sending;
-                job.first_attempt_at.get_or_insert(at);
-                job.last_attempt_at = Some(at);
-                (job, false)
-            }
+            S::Pending { .. } | S::Blocked { .. } => (job.claimed(at), false),
             _ => return Err(refused),
         },
         (Event::Delivered { sha256, sidecar, post_action, warning }, Some(job)) => match job.state {

@@ -24,6 +24,8 @@ pub(super) struct Content {
     pub(super) watches: BTreeMap<WatchId, Watch>,
     /// Number of records.
     pub(super) records: u64,
+    /// The records stand at the keys of an earlier version.
+    pub(super) scattered: bool,
 }
 
 /// Why a journal cannot be trusted.
@@ -82,6 +84,7 @@ pub(super) fn examine(tree: &sled::Tree) -> Result<Content, Fault> {
             }
             Key::Meta => {
                 let meta = record::decode_meta(&value)?;
+                content.scattered = record::has_scattered_keys(&value);
                 (content.id, content.sequence, totals) = (Some(meta.id), meta.sequence, Some(meta.totals));
             }
         }

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
@@ -26,6 +27,8 @@ use crate::panics;
 pub(super) const GROUP_LIMIT: usize = 512;
 /// Operations that may wait for the writer.
 pub(super) const QUEUE_LIMIT: usize = 1024;
+/// From the end of one commit to the next, at least: what a disk and a processor do for one event they do for a group.
+const SPACING: Duration = Duration::from_millis(1);
 /// Longest `last_error` that is kept, in bytes. The whole story is in the log and in the error file.
 const MAX_ERROR: usize = 4096;
 /// Longest name of a watch that is kept, in bytes.
@@ -89,7 +92,15 @@ impl Writer {
 
     fn run(mut self) {
         let mut open = true;
+        let (mut ended, mut busy): (Option<Instant>, bool) = (None, false);
         while open && let Some(first) = self.queue.blocking_recv() {
+            // With much to do, what comes within a moment shares one commit. Of a file that comes alone, nothing waits: its
+            // claim follows its admission at once, and then it is on its way for longer.
+            let rest = ended.and_then(|ended| SPACING.checked_sub(ended.elapsed()));
+            if let Some(rest) = rest.filter(|_| busy) {
+                thread::sleep(rest);
+            }
+            busy = rest.is_some();
             let (mut works, mut answers, mut events) = (Vec::new(), Vec::new(), 0);
             let mut next = Some(first);
             while let Some(message) = next {
@@ -107,7 +118,9 @@ impl Writer {
                 next = if events < GROUP_LIMIT { self.queue.try_recv().ok() } else { None };
             }
             // An answer that nobody waits for any more is no matter: the commit is durable all the same.
-            match self.commit(works) {
+            let committed = self.commit(works);
+            ended = Some(Instant::now());
+            match committed {
                 Ok(outcomes) => answers.into_iter().zip(outcomes).for_each(|(answer, outcomes)| {
                     let _ = answer.send(Ok(outcomes));
                 }),

@@ -16,7 +16,7 @@ use super::open::OpenError;
 use crate::crash;
 
 /// The format of everything in the journal's directory. Raised when an older program could not read what we write.
-pub(super) const FORMAT: u32 = 2;
+pub(super) const FORMAT: u32 = 3;
 /// How many journals may be moved away within one second.
 const MAX_SAME_NAME: u32 = 100;
 

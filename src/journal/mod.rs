@@ -16,7 +16,7 @@
 //!
 //! | key | value |
 //! |---|---|
-//! | `j`, watch id (8), path hash (16) | first row of a record |
+//! | `j`, watch id (8), path hash (16: of the folder first) | first row of a record |
 //! | `x`, watch id, path hash, index (2) | further row of a record that does not fit into 900 bytes |
 //! | `d`, watch id, due (8), path hash | empty: what the dispatcher is to look at, oldest first |
 //! | `c`, watch id | name and ledger of a watch |
@@ -54,6 +54,7 @@ mod open;
 mod patience;
 mod record;
 mod recover;
+mod rekey;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -19,14 +19,16 @@ use super::home::{FORMAT, Home, Id};
 use super::layout;
 use super::patience::{Overdue, Patience};
 use super::record::{self, Meta};
+use super::rekey;
 use super::store::{ReadError, Store, SyncFile};
 use crate::crash;
 use crate::job::Counters;
 use crate::panics;
 
 const MIB: u64 = 1 << 20;
-/// sled's cache, in bytes; its default is 1 GiB.
-const CACHE: u64 = 16 << 20;
+/// sled's cache, in bytes, as its rows are on disk; its default is 1 GiB. A walk, or a drop of many files, stays within a few
+/// folders at a time, whose records stand side by side; more would be memory for nothing.
+const CACHE: u64 = 4 * MIB;
 /// sled releases its files a moment after the last handle is gone; so long an open waits for one that this very
 /// process closed. Another process is kept out by our own lock.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
@@ -170,6 +172,10 @@ pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Conten
     if home.has_journal()? {
         match open_existing(&home, ways) {
             Ok(Some((db, id, content))) => {
+                if content.scattered {
+                    let moved = caught(&home.journal(), || rekey::rekey(&db, &content));
+                    moved.map_err(|trouble| unusable(&home, trouble))?;
+                }
                 // What a killed predecessor wrote and did not wait for becomes durable, too.
                 let store = Store::new(db, ways.sync_file, home, id, content.sequence)?;
                 let opened = Opened { records: content.records, quarantined, fresh: false };

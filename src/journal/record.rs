@@ -20,7 +20,9 @@ use crate::job::{self, Counters, Generation, Job, JobState, Millis, STATE_NAMES}
 /// The version that is written of all rows but the journal's own.
 const VERSION: u8 = 1;
 /// The version that is written of the journal's own row; version 1 had no sequence number.
-const META_VERSION: u8 = 2;
+const META_VERSION: u8 = 3;
+/// The same, of a journal whose records stand at keys that hash the whole path alone: they are moved at the next opening.
+const META_SCATTERED: u8 = 2;
 /// Longest value of a row, in bytes.
 pub(super) const MAX_VALUE: usize = 900;
 /// What stands before the payload in the first row of a record.
@@ -195,13 +197,18 @@ pub(super) fn encode_meta_1(meta: &Meta) -> Vec<u8> {
 
 /// What the row of the journal itself says.
 pub(super) fn decode_meta(row: &[u8]) -> Result<Meta, CodecError> {
-    let wire = if let [META_VERSION, rest @ ..] = row {
+    let wire = if let [META_VERSION | META_SCATTERED, rest @ ..] = row {
         payload(rest)?
     } else {
         let WireMetaV1 { id, totals } = unversioned(row)?;
         WireMeta { id, totals, sequence: 0 }
     };
     Ok(Meta { id: Uuid::from_bytes(wire.id), sequence: wire.sequence, totals: wire.totals.try_into()? })
+}
+
+/// Whether the row of the journal itself was written when the keys of records were hashes of the whole path alone.
+pub(super) fn has_scattered_keys(meta: &[u8]) -> bool {
+    meta.first().is_some_and(|version| *version < META_VERSION)
 }
 
 fn versioned(value: &impl Serialize) -> Result<Vec<u8>, CodecError> {

@@ -64,6 +64,22 @@ async fn a_first_run_makes_everything_durable_in_the_right_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn results_that_are_made_durable_together_are_so_before_the_journal_is_told_of_any() {
+    let stage = Stage::new(&[End::Keep]).await;
+    let (mut inputs, folder) = (stage.inputs(), stage.input(End::Keep));
+    for n in 0..30 {
+        let path = folder.with_file_name(format!("together-{n:02}.txt"));
+        std::fs::write(&path, path.as_os_str().as_encoded_bytes()).unwrap();
+        inputs.push(path);
+    }
+    judge(&stage, &inputs, false);
+    for input in inputs {
+        let result = PathBuf::from(format!("{}.result.json", input.display()));
+        assert!(result.is_file(), "{}", result.display());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn each_post_action_alone_is_durable_before_the_journal_says_so() {
     for end in [End::Delete, End::Move] {
         let stage = Stage::new(&[end]).await;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::{Usage, usage};
 
 /// The program that is measured, built as the library beside it.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_rocketride-ingest");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rocketride-ingest");
 /// The engine's key.
 pub const KEY: &str = "sandbox";
 /// How long anything that must happen may take. Reached only by a defect.
@@ -104,15 +104,23 @@ impl Host {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
         command.arg("--config").arg(self.path("config.toml")).args(args);
+        // As the unit says.
+        command.env("MALLOC_ARENA_MAX", "2");
         command.env("ROCKETRIDE_APIKEY", KEY).stdin(Stdio::null());
         command
     }
 
     /// Starts the daemon, with its log in `log`, at this level.
     pub fn start(&self, level: &str) -> Daemon<'_> {
+        self.start_with(level, &[])
+    }
+
+    /// As [`Host::start`], with these in its environment.
+    pub fn start_with(&self, level: &str, environment: &[(&str, &str)]) -> Daemon<'_> {
         let log = fs::File::options().create(true).append(true).open(self.path("log")).unwrap();
         let began = Instant::now();
         let mut command = self.command(&["--log-level", level, "run"]);
+        command.envs(environment.iter().copied());
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         Daemon { host: self, child: Killed(child), began }
     }
@@ -140,6 +148,11 @@ impl Daemon<'_> {
     /// What it uses.
     pub fn usage(&self) -> Usage {
         usage(self.child.0.id())
+    }
+
+    /// How often its threads have woken so far.
+    pub fn wakeups(&self) -> u64 {
+        super::wakeups(self.child.0.id())
     }
 
     /// Waits for a message in its log; returns the time since the start.

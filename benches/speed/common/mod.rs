@@ -2,19 +2,25 @@
 //! account of a process.
 
 mod counting;
+mod disk;
 mod distance;
 mod host;
+mod inside;
 mod peers;
 mod process;
+mod tree;
 
 use std::fs;
 use std::time::Duration;
 
 pub use counting::allocations;
+pub use disk::{DiskRate, disk_rate};
 pub use distance::{Distance, Seen};
-pub use host::{Daemon, Engine, Host, KEY};
+pub use host::{Daemon, Engine, Host, KEY, PROGRAM};
+pub use inside::Inside;
 pub use peers::{answer_of, peer};
-pub use process::{Usage, usage};
+pub use process::{Usage, usage, wakeups};
+pub use tree::{Tree, bare_walk};
 
 /// The machine, in one line.
 pub fn machine() -> String {

@@ -30,3 +30,14 @@ pub fn usage(pid: u32) -> Usage {
     };
     Usage { cpu: Duration::from_secs(1) * ticks / TICKS, memory: kib("VmRSS"), peak: kib("VmHWM") }
 }
+
+/// How often the threads of a process went to sleep of themselves, those that have ended not counted: so often they woke.
+pub fn wakeups(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let waits = threads.filter_map(|thread| {
+        let status = fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        line.trim().parse::<u64>().ok()
+    });
+    waits.sum()
+}
