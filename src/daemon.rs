@@ -150,6 +150,7 @@ pub async fn run(config: Arc<Config>, options: Options, signals: Signals) -> Res
                 (running.config.clone(), running.folders.clone())
             },
             journal.clone(),
+            identity.clone(),
         );
         parts.tasks.spawn("the retention".into(), async move { Err(forgets.await) });
     }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use self::tenures::Tenures;
 use crate::config::Watch;
 use crate::crash;
-use crate::fs::{Dir, Root};
+use crate::fs::{Dir, Mounts, Root, RootId};
 use crate::job::{Job, Millis};
 use crate::locks::lock;
 use crate::sidecar;
@@ -69,6 +69,19 @@ struct Kept {
     unplaced: AtomicU64,
     /// Files whose move or removal was begun by an earlier run, found by the first scan.
     strays: Mutex<BTreeSet<PathBuf>>,
+    /// What was mounted when the root was open last.
+    mounted: Mutex<Mounted>,
+    /// What was mounted beneath the root when it was open last.
+    mounts: Mutex<Option<(RootId, Mounts)>>,
+}
+
+/// Where filesystems of their own were mounted: without them, what stands there are other folders.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mounted {
+    /// At the root.
+    pub root: bool,
+    /// At the folder that results go to.
+    pub results: bool,
 }
 
 /// What intake is told or asked.
@@ -147,6 +160,8 @@ impl Folder {
             temps: Mutex::default(),
             unplaced: AtomicU64::new(0),
             strays: Mutex::default(),
+            mounted: Mutex::default(),
+            mounts: Mutex::default(),
         };
         (Self::of(watch, Arc::new(kept)), receiver)
     }
@@ -156,6 +171,9 @@ impl Folder {
     pub fn renewed(&self, watch: Arc<Watch>) -> (Arc<Self>, mpsc::Receiver<Word>) {
         let (words, receiver) = mpsc::channel(WORDS);
         *lock(&self.kept.words) = words;
+        if watch.results.directory != self.watch.results.directory {
+            lock(&self.kept.mounted).results = false;
+        }
         self.retire();
         (Self::of(watch, self.kept.clone()), receiver)
     }
@@ -217,6 +235,26 @@ impl Folder {
     /// Whether this very folder stood at the path before, since the start.
     pub fn knows(&self, root: &Root) -> bool {
         lock(&self.kept.tenures).knows(root.id())
+    }
+
+    /// Notes what is mounted at a root that was opened, at the folder of its results, and beneath it.
+    pub fn note_mounts(&self, root: &Root, mounted: Mounted) {
+        *lock(&self.kept.mounted) = mounted;
+        *lock(&self.kept.mounts) = Some((root.id(), root.mounts()));
+    }
+
+    /// A root that knows what was mounted beneath it when it was open last.
+    #[must_use]
+    pub fn with_mounts(&self, root: Root) -> Root {
+        match &*lock(&self.kept.mounts) {
+            Some((id, mounts)) if *id == root.id() => root.with_mounts(mounts.clone()),
+            _ => root,
+        }
+    }
+
+    /// Where filesystems of their own were mounted when the root was open last.
+    pub fn was_mounted(&self) -> Mounted {
+        *lock(&self.kept.mounted)
     }
 
     /// Notes that the folder at the path was removed: it was empty then.

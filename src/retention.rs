@@ -17,9 +17,10 @@ use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::Config;
 use crate::folder::Folder;
-use crate::fs::Look;
+use crate::identity::Identity;
 use crate::job::{Event, FileKey, Job, JobState, Millis};
 use crate::journal::{ApplyError, Failure, Journal};
+use crate::sidecar;
 
 /// Records of absent files of one watch that are kept at most; the oldest go first, however young they are.
 pub const MAX_ABSENT: usize = 200_000;
@@ -32,14 +33,18 @@ const STEP: usize = 512;
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Forgets regularly what may be forgotten, of the watches that there are then. Returns when the journal fails.
-pub async fn regularly(running: impl Fn() -> (Arc<Config>, Vec<Arc<Folder>>) + Send, journal: Journal) -> Failure {
+pub async fn regularly(
+    running: impl Fn() -> (Arc<Config>, Vec<Arc<Folder>>) + Send,
+    journal: Journal,
+    identity: Arc<Identity>,
+) -> Failure {
     let mut wait = FIRST;
     loop {
         tokio::time::sleep(wait).await;
         wait = INTERVAL;
         let (config, folders) = running();
         for folder in folders {
-            match round(&folder, &journal, config.state.finished_retention, MAX_ABSENT).await {
+            match round(&folder, &journal, &identity, config.state.finished_retention, MAX_ABSENT).await {
                 Ok(0) => {}
                 Ok(forgotten) => tracing::info!(
                     watch = %folder.watch.name, forgotten,
@@ -53,7 +58,13 @@ pub async fn regularly(running: impl Fn() -> (Arc<Config>, Vec<Arc<Folder>>) + S
 
 /// Forgets what may be forgotten of one watch: what is older than `retention`, and beyond `most` absent files the oldest.
 /// Returns how many records went.
-pub async fn round(folder: &Arc<Folder>, journal: &Journal, retention: Duration, most: usize) -> Result<u64, Failure> {
+pub async fn round(
+    folder: &Arc<Folder>,
+    journal: &Journal,
+    identity: &Arc<Identity>,
+    retention: Duration,
+    most: usize,
+) -> Result<u64, Failure> {
     let now = unix_millis();
     let before = now.saturating_sub(u64::try_from(retention.as_millis()).unwrap_or(Millis::MAX));
     let mut forgotten = 0;
@@ -61,14 +72,14 @@ pub async fn round(folder: &Arc<Folder>, journal: &Journal, retention: Duration,
     let mut kept: BinaryHeap<Reverse<(Millis, FileKey)>> = BinaryHeap::new();
     let mut after = None;
     loop {
-        let (reader, looked) = (journal.clone(), folder.clone());
+        let (reader, looked, known_as) = (journal.clone(), folder.clone(), identity.clone());
         let page = blocking(move || {
             let page = reader.jobs(looked.watch.id, after, STEP)?;
             let last = page.last().map(|(key, _)| *key);
             let over = page.into_iter().filter(|(_, job)| is_over(job));
             let seen = over.map(|(key, job)| {
                 // Only of what is old enough is it worth a look at the disk.
-                let gone = !job.absent && ended_at(&job) < before && is_gone(&looked, &job);
+                let gone = !job.absent && ended_at(&job) < before && is_gone(&looked, &known_as, &job);
                 (key, job, gone)
             });
             let seen: Vec<_> = seen.collect();
@@ -117,8 +128,9 @@ fn ended_at(job: &Job) -> Millis {
 }
 
 /// Whether it is known that the file is gone. Blocks.
-fn is_gone(folder: &Folder, job: &Job) -> bool {
-    folder.root().is_some_and(|root| matches!(root.look(&job.path), Look::Absent)) && folder.can_tell(job)
+fn is_gone(folder: &Folder, identity: &Identity, job: &Job) -> bool {
+    let id = || identity.object_id(&folder.watch.name, &job.path);
+    folder.root().is_some_and(|root| sidecar::is_gone(&root, &job.path, id())) && folder.can_tell(job)
 }
 
 #[cfg(test)]
@@ -131,7 +143,7 @@ mod tests {
     use std::path::Path;
 
     /// A watch with an open root, and a journal.
-    async fn world() -> (tempfile::TempDir, Arc<Folder>, Journal) {
+    async fn world() -> (tempfile::TempDir, Arc<Folder>, Journal, Arc<Identity>) {
         let dir = tempfile::tempdir().unwrap();
         let inbox = dir.path().join("in");
         std::fs::create_dir(&inbox).unwrap();
@@ -145,8 +157,10 @@ mod tests {
         folder.opened(&root, 1);
         folder.set_availability(Availability::Open(root));
         let state = dir.path().join("state");
-        let journal = blocking(move || Journal::open(&state)).await.unwrap().0;
-        (dir, folder, journal)
+        let opened = state.clone();
+        let journal = blocking(move || Journal::open(&opened)).await.unwrap().0;
+        let identity = Arc::new(Identity::load(&state, None, false).unwrap());
+        (dir, folder, journal, identity)
     }
 
     /// A delivered file that was admitted at this time.
@@ -162,16 +176,21 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn only_what_is_old_and_gone_is_forgotten() {
-        let (dir, folder, journal) = world().await;
+        let (dir, folder, journal, identity) = world().await;
         let now = unix_millis();
         let old_gone = delivered(&folder, &journal, "old-gone", now - 100_000).await;
         let old_here = delivered(&folder, &journal, "old-here", now - 100_000).await;
         let young_gone = delivered(&folder, &journal, "young-gone", now - 1_000).await;
         std::fs::write(dir.path().join("in/old-here"), "x").unwrap();
+        // In the middle of a move, which may be taken back.
+        let old_hidden = delivered(&folder, &journal, "old-hidden", now - 100_000).await;
+        let hidden = sidecar::hidden_name(identity.object_id(&folder.watch.name, Path::new("old-hidden")));
+        std::fs::write(dir.path().join("in").join(hidden), "x").unwrap();
         let retention = Duration::from_secs(50);
-        assert_eq!(round(&folder, &journal, retention, 10).await.unwrap(), 1);
+        assert_eq!(round(&folder, &journal, &identity, retention, 10).await.unwrap(), 1);
         assert!(journal.get(old_gone).unwrap().is_none());
         assert!(journal.get(old_here).unwrap().is_some(), "it would be sent again");
+        assert!(journal.get(old_hidden).unwrap().is_some_and(|job| !job.absent), "it would be sent again, too");
         assert!(journal.get(young_gone).unwrap().is_some(), "somebody may ask for it");
         assert!(journal.counters(folder.watch.id).balanced());
         assert_eq!(journal.counters(folder.watch.id).pruned, 1);
@@ -180,17 +199,17 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_folder_that_cannot_be_looked_at_keeps_its_records() {
-        let (_dir, folder, journal) = world().await;
+        let (_dir, folder, journal, identity) = world().await;
         let key = delivered(&folder, &journal, "old-gone", 5).await;
         folder.set_availability(Availability::Unavailable("unmounted".into()));
-        assert_eq!(round(&folder, &journal, Duration::from_secs(50), 10).await.unwrap(), 0);
+        assert_eq!(round(&folder, &journal, &identity, Duration::from_secs(50), 10).await.unwrap(), 0);
         assert!(journal.get(key).unwrap().is_some());
         journal.close().await;
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn of_absent_files_no_more_than_the_bound_is_known() {
-        let (_dir, folder, journal) = world().await;
+        let (_dir, folder, journal, identity) = world().await;
         let now = unix_millis();
         let mut keys = Vec::new();
         for n in 0..20_u64 {
@@ -198,7 +217,7 @@ mod tests {
             journal.apply(key, Path::new(&format!("f{n}")), Event::Gone).await.unwrap();
             keys.push(key);
         }
-        assert_eq!(round(&folder, &journal, Duration::from_secs(3600), 5).await.unwrap(), 15);
+        assert_eq!(round(&folder, &journal, &identity, Duration::from_secs(3600), 5).await.unwrap(), 15);
         let known = keys.iter().map(|key| journal.get(*key).unwrap().is_some());
         assert_eq!(known.collect::<Vec<_>>(), (0..20).map(|n| n >= 15).collect::<Vec<_>>(), "the youngest");
         journal.close().await;

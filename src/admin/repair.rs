@@ -40,7 +40,7 @@ impl Change {
             (Self::Retry { force: false }, JobState::Done) => {
                 Err("it was delivered; --force sends it again, and the pipeline replaces what it has of it")
             }
-            (Self::Retry { .. }, _) => Ok(Event::Requeue { at: unix_millis() }),
+            (Self::Retry { force }, _) => Ok(Event::Requeue { at: unix_millis(), delivered_too: force }),
             (Self::Forget, JobState::Done) => Err("it was delivered: there is nothing to forget"),
             (Self::Forget, JobState::Ignored) => Err("it is forgotten already"),
             (Self::Forget, _) => Ok(Event::Forget),

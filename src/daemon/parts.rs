@@ -348,14 +348,19 @@ impl Parts {
     /// Ends the intake of a watch, and parks what waits in it, at once and again after its last upload.
     fn part_from(&mut self, folder: &Arc<Folder>) {
         let watch = &folder.watch;
-        if let Some((intake, _)) = self.intakes.remove(&watch.name) {
-            intake.abort();
-        }
+        let intake = self.intakes.remove(&watch.name).map(|(handle, over)| {
+            handle.abort();
+            over
+        });
         folder.retire();
         let (journal, id) = (self.journal.clone(), watch.id);
         let (end, over) = oneshot::channel();
         let task = self.tasks.spawn(format!("parting from watch {:?}", watch.name), async move {
             let _end: oneshot::Sender<()> = end;
+            if let Some(intake) = intake {
+                // What it told the journal last is parked too.
+                let _ = timeout(TURN, intake).await;
+            }
             loop {
                 // In this order: what was on its way at the look may wait at the parking.
                 let sending = journal.counters(id).count("sending");

@@ -13,10 +13,18 @@ use super::blocking;
 use super::claimed::Claimed;
 use crate::config::OnFailure;
 use crate::fs::{Look, base_name};
-use crate::job::{Event, Generation};
+use crate::job::{Event, Generation, JobState};
 use crate::journal::Failure;
 use crate::show::Shown;
 use crate::sidecar::{self, Kind, Place};
+
+/// What a try came to.
+struct Tried {
+    outcome: io::Result<Outcome>,
+    /// What the file is known by now if it stands in its place again: a rename and its reverse move the change time, and
+    /// that must not look like somebody who wants it tried again.
+    touched: Option<Generation>,
+}
 
 impl Claimed {
     /// Moves a file that was given up, if that is wanted, and tells the journal that it is gone. True if it is.
@@ -29,7 +37,10 @@ impl Claimed {
         let mut pauses = pauses.iter();
         loop {
             let claimed = self.clone();
-            let (outcome, touched) = blocking(move || claimed.move_aside()).await;
+            let Some(Tried { outcome, touched }) = blocking(move || claimed.move_aside()).await? else {
+                tracing::debug!(path = %Shown(&self.job.path), "it is tried again, and stays in its place");
+                return Ok(false);
+            };
             if let Some(generation) = touched
                 && let Some(job) = self.apply(Event::SameContent { generation }).await?
             {
@@ -60,10 +71,14 @@ impl Claimed {
         }
     }
 
-    /// Takes the steps. Returns also what the file is known by now if it stands in its place again: a rename and its
-    /// reverse move the change time, and that must not look like somebody who wants it tried again.
-    fn move_aside(&self) -> (io::Result<Outcome>, Option<Generation>) {
+    /// Takes the steps. None if the file is given up no more: since the try before, somebody may have asked for it to be
+    /// sent again, or saved it anew.
+    fn move_aside(&self) -> Result<Option<Tried>, Failure> {
         let (rel, known) = (&self.job.path, self.job.generation);
+        let job = self.tools.journal.get(self.key)?;
+        if !job.is_some_and(|job| job.state == JobState::Failed && job.generation == known) {
+            return Ok(None);
+        }
         let stands = || match self.root.look(rel) {
             Look::File(seen) => Some(seen.generation),
             _ => None,
@@ -71,7 +86,7 @@ impl Claimed {
         let as_known = stands() == Some(known);
         let outcome = self.try_move_aside();
         let same = |now: &Generation| *now != known && Generation { ctime_ns: known.ctime_ns, ..*now } == known;
-        (outcome, stands().filter(|now| as_known && same(now)))
+        Ok(Some(Tried { outcome, touched: stands().filter(|now| as_known && same(now)) }))
     }
 
     fn try_move_aside(&self) -> io::Result<Outcome> {

@@ -3,7 +3,7 @@
 //! The order is the promise: a result is durable before the journal says so, and the journal says so before the
 //! input is touched. A result that its folder refuses goes to the spool (see `spooled`). A crash in between is found at the next start: the result is adopted, the post-action finished.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::after::{self, Delivered};
 use super::blocking;
 use super::claimed::{Claimed, to_json};
-use super::groups::{ToPlace, Unplaced};
+use super::groups::{Here, ToPlace, Unplaced};
 use super::result::{Input, Temp, remove_error_file};
 use super::text::text_of;
 use super::verdict::Fault;
@@ -23,7 +23,7 @@ use crate::client::upload::Uploaded;
 use crate::clock::{rfc3339, unix_millis};
 use crate::config::OnSuccess;
 use crate::crash;
-use crate::fs::{Dir, Seen, base_name};
+use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::{ContentHash, Event, Job, JobState};
 use crate::journal::Failure;
 use crate::meters::meters;
@@ -54,8 +54,8 @@ pub struct Sent {
 
 /// Where a result is now.
 enum Placed {
-    /// At its place, under this name.
-    Here(OsString),
+    /// At its place.
+    Here(Here),
     /// In the spool, because it cannot be written there.
     InSpool(String),
 }
@@ -85,8 +85,8 @@ impl Claimed {
         };
         let content = Arc::new(to_json(&file));
         drop(file);
-        let name = match self.place(&content, &dir, temp, &seen).await {
-            Ok(Placed::Here(name)) => name,
+        let Here { name, is_absent } = match self.place(&content, &dir, temp, &seen).await {
+            Ok(Placed::Here(here)) => here,
             Ok(Placed::InSpool(why)) => return self.spooled(sha256, &why).await,
             Err(fault) => return self.failed(fault).await,
         };
@@ -104,7 +104,7 @@ impl Claimed {
         meters().upload_duration.observe(flight.began.elapsed().as_secs_f64());
         self.tools.board.succeeded(&self.folder.watch.pipeline, unix_millis());
         drop(flight);
-        self.delivered(sha256, &name, warning).await
+        self.delivered(sha256, &name, warning, is_absent).await
     }
 
     /// Records that the result of an interrupted attempt stands there already.
@@ -115,36 +115,63 @@ impl Claimed {
         );
         meters().file_ended(&self.folder.watch.name, "adopted");
         // That attempt may have been interrupted before this.
-        self.remove_error_file(results).await;
-        self.delivered(sha256, sidecar.as_ref(), None).await
+        let is_absent = self.tidy(results).await;
+        self.delivered(sha256, sidecar.as_ref(), None, is_absent).await
     }
 
-    /// Removes the error file of an earlier failure.
-    async fn remove_error_file(&self, results: Arc<Dir>) {
-        let (identity, input) = (self.tools.identity.clone(), base_name(&self.job.path).to_owned());
-        if let Err(error) = blocking(move || remove_error_file(&results, &input, &identity)).await {
-            tracing::warn!(path = %Shown(&self.job.path), %error, "cannot remove the error file of an earlier failure");
-        }
+    /// Removes the error file of an earlier failure. Whether the input is gone by now.
+    async fn tidy(&self, results: Arc<Dir>) -> bool {
+        let claimed = self.clone();
+        blocking(move || {
+            let (path, identity) = (&claimed.job.path, &claimed.tools.identity);
+            if let Err(error) = remove_error_file(&results, base_name(path), identity) {
+                tracing::warn!(path = %Shown(path), %error, "cannot remove the error file of an earlier failure");
+            }
+            claimed.is_absent()
+        })
+        .await
     }
 
-    async fn delivered(&self, sha256: ContentHash, sidecar: &OsStr, warning: Option<String>) -> Result<(), Failure> {
-        match self.record_placed(sha256, sidecar, warning).await? {
+    /// Whether a file that stays where it is after its delivery is known to be gone already. Blocks.
+    ///
+    /// While it is being sent intake cannot note that, and never hears of it again: the same content, dropped there once
+    /// more, would count as sent.
+    pub(super) fn is_absent(&self) -> bool {
+        // A post-action sees for itself.
+        self.folder.watch.on_success == OnSuccess::Keep
+            && matches!(self.root.look(&self.job.path), Look::Absent)
+            && self.folder.can_tell(&self.job)
+    }
+
+    async fn delivered(
+        &self,
+        sha256: ContentHash,
+        sidecar: &OsStr,
+        warning: Option<String>,
+        is_absent: bool,
+    ) -> Result<(), Failure> {
+        match self.record_placed(sha256, sidecar, warning, is_absent).await? {
             Some(job) if job.state == JobState::Delivered => Self { job, ..self.clone() }.finish().await,
             _ => Ok(()),
         }
     }
 
-    /// Tells the journal that the result stands at its place; then nothing of it is left in the spool.
+    /// Tells the journal that the result stands at its place, and if its file is gone that too; then nothing of it is left
+    /// in the spool.
     pub(super) async fn record_placed(
         &self,
         sha256: ContentHash,
         sidecar: &OsStr,
         warning: Option<String>,
+        is_absent: bool,
     ) -> Result<Option<Job>, Failure> {
         let post_action = self.folder.watch.on_success != OnSuccess::Keep;
         let sidecar = sidecar::recorded(&self.root, &self.job.path, sidecar);
         let job = self.apply(Event::Delivered { sha256, sidecar, post_action, warning }).await?;
         crash::point("delivered.recorded");
+        if is_absent && job.as_ref().is_some_and(|job| job.state == JobState::Done) {
+            self.apply(Event::Gone).await?;
+        }
         if job.is_some() {
             self.clear_spool().await;
         }
@@ -155,12 +182,13 @@ impl Claimed {
     pub async fn finish(&self) -> Result<(), Failure> {
         let mut stopping = self.tools.stopping.clone();
         let mut pauses = POST_ACTION_PAUSES.iter();
-        let outcome = loop {
+        let (outcome, is_replaced) = loop {
             let claimed = self.clone();
-            match blocking(move || claimed.post_action()).await {
-                Ok(outcome) => break outcome,
+            match blocking(move || claimed.post_action().map(|outcome| (claimed.is_replaced(&outcome), outcome))).await
+            {
+                Ok((is_replaced, outcome)) => break (outcome, is_replaced),
                 Err(error) => {
-                    let Some(pause) = pauses.next() else { break after::Outcome::Kept(error.to_string()) };
+                    let Some(pause) = pauses.next() else { break (after::Outcome::Kept(error.to_string()), false) };
                     tracing::debug!(path = %Shown(&self.job.path), %error, "the post-action is tried again");
                     tokio::select! {
                         () = tokio::time::sleep(*pause) => {}
@@ -181,7 +209,8 @@ impl Claimed {
             }
             after::Outcome::Kept(_) | after::Outcome::Gone => None,
         };
-        self.apply(Event::Finished { warning, gone: outcome == after::Outcome::Gone }).await?;
+        let gone = is_replaced || outcome == after::Outcome::Gone;
+        self.apply(Event::Finished { warning, gone }).await?;
         crash::point("finish.recorded");
         Ok(())
     }
@@ -189,6 +218,15 @@ impl Claimed {
     /// The post-action cannot be done, by a defect of ours: the job is done without it.
     pub async fn give_up_post_action(&self, why: String) -> Result<(), Failure> {
         self.apply(Event::Finished { warning: Some(why), gone: false }).await.map(drop)
+    }
+
+    /// Whether what was left in place is another file than the delivered one, which so is gone: it is new whatever its
+    /// content, or it would never be sent and lie there for ever. Blocks.
+    fn is_replaced(&self, outcome: &after::Outcome) -> bool {
+        let after::Outcome::Kept(why) = outcome else { return false };
+        let (Look::File(seen), false) = (self.root.look(&self.job.path), why.is_empty()) else { return false };
+        let inodes = seen.generation.ino.zip(self.job.generation.ino);
+        inodes.is_some_and(|(now, delivered)| now != delivered)
     }
 
     fn post_action(&self) -> io::Result<after::Outcome> {
@@ -233,7 +271,7 @@ impl Claimed {
             let (claimed, dir, content_too) = (self.clone(), dir.clone(), content.clone());
             let file = ToPlace { claimed, dir, temp: begun.take(), content: content_too, seen: *seen };
             let Unplaced { error, gone } = match self.tools.groups.place(file).await {
-                Ok(name) => return Ok(Placed::Here(name)),
+                Ok(here) => return Ok(Placed::Here(here)),
                 Err(unplaced) => unplaced,
             };
             let (watch, path) = (&self.folder.watch.name, Shown(&self.job.path));

@@ -45,7 +45,7 @@ struct Lane {
 
 struct Waiting {
     file: ToPlace,
-    answer: oneshot::Sender<Result<OsString, Unplaced>>,
+    answer: oneshot::Sender<Result<Here, Unplaced>>,
 }
 
 /// A result and where it goes.
@@ -62,6 +62,15 @@ pub struct ToPlace {
     pub seen: Seen,
 }
 
+/// A result that is durable at its place.
+#[derive(Debug)]
+pub struct Here {
+    /// Its name.
+    pub name: OsString,
+    /// Its input is to stay, and is known to be gone.
+    pub is_absent: bool,
+}
+
 /// Why a result has no place.
 #[derive(Debug)]
 pub struct Unplaced {
@@ -72,8 +81,8 @@ pub struct Unplaced {
 }
 
 impl Groups {
-    /// Makes a result durable under its name, which is returned; the error file of an earlier failure goes.
-    pub async fn place(self: &Arc<Self>, file: ToPlace) -> Result<OsString, Unplaced> {
+    /// Makes a result durable at its place; the error file of an earlier failure goes.
+    pub async fn place(self: &Arc<Self>, file: ToPlace) -> Result<Here, Unplaced> {
         if file.content.len() > LARGE {
             return blocking(move || place(vec![file]).pop().unwrap_or_else(|| Err(interrupted()))).await;
         }
@@ -154,7 +163,7 @@ impl Drop for Running {
 }
 
 /// Places a group, and removes the error files of what was delivered after all. Blocks.
-fn place(group: Vec<ToPlace>) -> Vec<Result<OsString, Unplaced>> {
+fn place(group: Vec<ToPlace>) -> Vec<Result<Here, Unplaced>> {
     let (mut ready, mut owners, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
     for (nth, ToPlace { claimed, dir, temp, content, seen }) in group.into_iter().enumerate() {
         outcomes.push(None);
@@ -183,6 +192,7 @@ fn place(group: Vec<ToPlace>) -> Vec<Result<OsString, Unplaced>> {
             let path = Shown(&claimed.job.path);
             tracing::warn!(%path, %error, "cannot remove the error file of an earlier failure");
         }
+        let placed = placed.map(|name| Here { name, is_absent: claimed.is_absent() });
         outcomes[*nth] = Some(placed.map_err(|error| unplaced(claimed, error)));
     }
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(interrupted()))).collect()

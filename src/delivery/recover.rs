@@ -52,7 +52,8 @@ pub async fn strays(folder: Arc<Folder>, tools: Arc<Tools>) -> Result<(), Failur
 /// A file that was given up, and stands in its place, or its error file does, although the watch wants both moved.
 async fn dead_letter(folder: &Arc<Folder>, root: Arc<Root>, path: &Path, tools: &Arc<Tools>) -> Result<bool, Failure> {
     let key = FileKey::new(folder.watch.id, path);
-    let job = tools.journal.get(key)?.filter(|job| job.state == JobState::Failed);
+    // In another folder than it was in it would be found gone.
+    let job = tools.journal.get(key)?.filter(|job| job.state == JobState::Failed && folder.can_tell(job));
     let Some(job) = job else { return Ok(false) };
     Claimed { tools: tools.clone(), folder: folder.clone(), root, key, job }.put_aside(&[]).await
 }

@@ -32,8 +32,8 @@ const SCAN_CHECK: Duration = Duration::from_millis(500);
 
 /// What a try to place a spooled result came to.
 enum Try {
-    /// It stands there, under this name.
-    Placed(OsString, Option<String>),
+    /// It stands there, under this name and with this warning.
+    Placed { name: OsString, warning: Option<String>, is_absent: bool },
     /// Not now, and why.
     Refused(String),
     /// The folder is gone, and with it the place of the result.
@@ -81,7 +81,7 @@ impl Claimed {
         let tried = blocking(move || claimed.try_place_spooled()).await;
         let spool_file = self.tools.spool.path_of(self.object_id());
         match tried {
-            Try::Placed(name, warning) => {
+            Try::Placed { name, warning, is_absent } => {
                 if self.folder.release() {
                     tracing::info!(%watch, "the watch goes on");
                 }
@@ -89,7 +89,8 @@ impl Claimed {
                     %watch, %path, pipeline = %self.folder.watch.pipeline, attempts = self.job.attempts,
                     result = %Shown(name.as_ref()), warning, "delivered: the result was placed from the spool"
                 );
-                self.record_placed(self.job.sha256.unwrap_or_default(), &name, warning).await.map(drop)
+                let sha256 = self.job.sha256.unwrap_or_default();
+                self.record_placed(sha256, &name, warning, is_absent).await.map(drop)
             }
             Try::Refused(error) => {
                 self.hold(&format!("the result of {path} waits in the spool: {error}"));
@@ -125,11 +126,16 @@ impl Claimed {
         if let Err(error) = self.root.verify() {
             return Try::Refused(error.to_string());
         }
+        // Nor may it be another one by now than the file was in: a post-action would find the file without its result.
+        if !self.folder.can_tell(&self.job) {
+            let why =
+                "another folder than the file was in stands at the watch's path now; put that one back (mount it)";
+            return Try::Refused(why.into());
+        }
         let refused = |error: io::Error| {
             if error.kind() == io::ErrorKind::NotFound
                 && !self.root.results_are_apart()
                 && matches!(self.root.look(rel), Look::Absent)
-                && self.folder.can_tell(&self.job)
             {
                 Try::Gone
             } else {
@@ -146,11 +152,12 @@ impl Claimed {
             Ok(results) => results,
             Err(error) => return refused(error),
         };
+        let placed = |name, warning| Try::Placed { name, warning, is_absent: self.is_absent() };
         let Some(whole) = whole else {
             // A crash may have come between the placing and the record of it, and somebody have emptied the spool.
             return match sidecar::find(&results, base_name(rel), Kind::Result, identity) {
                 Ok(Place::Ours(ours)) if ours.sha256 == self.job.sha256 => match results.sync() {
-                    Ok(()) => Try::Placed(ours.name, None),
+                    Ok(()) => placed(ours.name, None),
                     Err(error) => Try::Refused(error.to_string()),
                 },
                 Ok(_) => Try::Lost,
@@ -170,7 +177,7 @@ impl Claimed {
                 if let Err(error) = remove_error_file(&results, base_name(rel), identity) {
                     tracing::warn!(path = %Shown(rel), %error, "cannot remove the error file of an earlier failure");
                 }
-                Try::Placed(name, whole.warning)
+                placed(name, whole.warning)
             }
             Err(error) => refused(error),
         }

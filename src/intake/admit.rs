@@ -9,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::assess::{Assessment, assess};
 use super::marked::{Marked, marked};
 use crate::config::OnSuccess;
@@ -95,6 +97,10 @@ impl<'a> Desk<'a> {
         FileKey::new(self.folder.watch.id, rel)
     }
 
+    fn object_id(&self, rel: &Path) -> Uuid {
+        self.identity.object_id(&self.folder.watch.name, rel)
+    }
+
     /// Looks at a path for the first time, or again.
     pub fn inspect(&self, rel: &Path) -> Inspection {
         let job = match self.journal.get(self.key(rel)) {
@@ -121,7 +127,9 @@ impl<'a> Desk<'a> {
                 Inspection::Busy
             }
             Look::Absent => match job.filter(|job| job.minds_absence() && self.folder.can_tell(job)) {
-                Some(job) if job.state == JobState::Failed && !self.is_gone(rel) => {
+                Some(job)
+                    if job.state == JobState::Failed && !sidecar::is_gone(self.root, rel, self.object_id(rel)) =>
+                {
                     Inspection::Unknown(io::Error::new(io::ErrorKind::WouldBlock, "it is on its way to another folder"))
                 }
                 Some(_) => Inspection::Gone,
@@ -130,14 +138,6 @@ impl<'a> Desk<'a> {
             Look::Special => Inspection::Nothing,
             Look::Unknown(error) => Inspection::Unknown(error),
         }
-    }
-
-    /// Whether a dead letter that was not at its place is gone from it. While it is moved it has another name for a moment,
-    /// and if the move cannot be made it comes back: as a file that is new, if it had been told gone.
-    fn is_gone(&self, rel: &Path) -> bool {
-        let hidden = sidecar::hidden_name(self.identity.object_id(&self.folder.watch.name, rel));
-        // By its own name last: between the two looks it may have come back.
-        [&rel.with_file_name(hidden), rel].iter().all(|path| matches!(self.root.look(path), Look::Absent))
     }
 
     /// Whether the watch's marker, if it has one, says that this generation is whole.
@@ -280,7 +280,7 @@ impl<'a> Desk<'a> {
         Ok(match (still_there, is_known) {
             (true, true) => Decision::Nothing,
             (true, false) => Decision::Record(Event::SameContent { generation: settled }),
-            (false, true) => Decision::Record(Event::Requeue { at: now }),
+            (false, true) => Decision::Record(Event::Requeue { at: now, delivered_too: false }),
             (false, false) => Decision::Record(Event::Admit { generation: settled, at: now }),
         })
     }

@@ -22,6 +22,8 @@ pub mod scan;
 pub mod select;
 pub mod settle;
 mod settled;
+#[cfg(test)]
+mod testing;
 pub mod watch;
 
 use std::path::{Path, PathBuf};
@@ -40,8 +42,8 @@ use self::watch::{WatchError, Watches};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::config::{Detect, Watch};
-use crate::folder::{Availability, Folder, Standing, Word, open_root};
-use crate::fs::{Mounts, Root, RootId, base_name};
+use crate::folder::{Availability, Folder, Mounted, Standing, Word, open_root};
+use crate::fs::{Root, base_name};
 use crate::identity::Identity;
 use crate::job::FileKey;
 use crate::journal::{Failure, Journal};
@@ -83,19 +85,6 @@ pub struct Intake {
     unsure_said: bool,
     /// A file was found whose marker can never stand there, and it was said so.
     never_said: bool,
-    /// What was mounted when the root was open last.
-    mounted: Mounted,
-    /// What was mounted beneath the root when it was open last.
-    mounts: Option<(RootId, Mounts)>,
-}
-
-/// Where filesystems of their own were mounted: without them, what stands there are other folders.
-#[derive(Debug, Clone, Copy, Default)]
-struct Mounted {
-    /// At the root.
-    root: bool,
-    /// At the folder that results go to.
-    results: bool,
 }
 
 /// How new files of a root are noticed.
@@ -157,8 +146,6 @@ impl Intake {
             started: Instant::now(),
             unsure_said: false,
             never_said: false,
-            mounted: Mounted::default(),
-            mounts: None,
         }
     }
 
@@ -184,19 +171,14 @@ impl Intake {
     async fn open_root(&mut self) -> (Arc<Root>, InUse) {
         let mut said = None;
         loop {
-            let (folder, roots, was_mounted) = (self.folder.clone(), self.roots.clone(), self.mounted);
-            let mounts = self.mounts.clone();
+            let (folder, roots) = (self.folder.clone(), self.roots.clone());
             let opened = blocking(move || {
                 let watch = &folder.watch;
-                let mut root = open_root(watch)?;
-                if let Some((id, mounts)) = mounts
-                    && id == root.id()
-                {
-                    root = root.with_mounts(mounts);
-                }
+                let root = folder.with_mounts(open_root(watch)?);
                 let top = root.dir(Path::new(""))?;
                 let mounted = Mounted { root: top.is_mount()?, results: root.results_are_mounted()? };
                 // The folder beneath a mount shows; one that was served before is no stranger.
+                let was_mounted = folder.was_mounted();
                 if was_mounted.root && !mounted.root && !folder.knows(&root) {
                     return Err(std::io::Error::other("the filesystem that was mounted here is gone"));
                 }
@@ -219,8 +201,7 @@ impl Intake {
             };
             match outcome {
                 Ok((root, mounted, in_use)) => {
-                    self.mounted = mounted;
-                    self.mounts = Some((root.id(), root.mounts()));
+                    self.folder.note_mounts(&root, mounted);
                     if self.folder.opened(&root, unix_millis()) {
                         tracing::warn!(
                             watch = %self.folder.watch.name, path = %Shown(&self.folder.watch.path),
@@ -307,25 +288,39 @@ impl Intake {
                     self.notice(&path);
                 }
                 () = sleep_until(look_at) => {
-                    for folder in self.settle(&root).await? {
+                    let looked = match self.settle(&root).await? {
+                        Ok(looked) => looked,
+                        Err(reason) => return Ok(reason),
+                    };
+                    for folder in looked.folders {
                         rounds.appeared(folder);
+                    }
+                    if looked.dropped {
+                        rounds.rescan();
                     }
                 }
                 _ = root_check.tick() => {
-                    let checked = root.clone();
-                    let check = move || checked.verify().map_err(|error| (error, checked.is_removed()));
-                    match timeout(ROOT_TIMEOUT, blocking(check)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err((error, removed))) => {
-                            if removed.unwrap_or(false) {
-                                self.folder.removed();
-                            }
-                            return Ok(error.to_string());
-                        }
-                        Err(_) => return Ok(DOES_NOT_ANSWER.into()),
+                    if let Err(reason) = self.check_root(&root).await {
+                        return Ok(reason);
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the root is what it was; if not, why.
+    async fn check_root(&self, root: &Arc<Root>) -> Result<(), String> {
+        let checked = root.clone();
+        let check = move || checked.verify().map_err(|error| (error, checked.is_removed()));
+        match timeout(ROOT_TIMEOUT, blocking(check)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err((error, removed))) => {
+                if removed.unwrap_or(false) {
+                    self.folder.removed();
+                }
+                Err(error.to_string())
+            }
+            Err(_) => Err(DOES_NOT_ANSWER.into()),
         }
     }
 

@@ -35,6 +35,8 @@ pub struct Rounds {
     reason: &'static str,
     /// When a walk of the whole last ended.
     last: Option<Instant>,
+    /// Somebody asked for a walk, and none has begun since.
+    asked: bool,
 }
 
 /// A walk that ended.
@@ -58,6 +60,7 @@ impl Rounds {
             next: Some(Instant::now()),
             reason: "start",
             last: None,
+            asked: false,
         }
     }
 
@@ -80,6 +83,7 @@ impl Rounds {
     /// Somebody asked for it: walks the whole as soon as no walk of it is under way.
     pub fn rescan_now(&mut self) {
         self.reason = "operator";
+        self.asked = true;
         self.not_later_than(Instant::now());
     }
 
@@ -117,7 +121,7 @@ impl Rounds {
                 self.part = Some(spawn_blocking(move || walker.walk(&rel, Pace::Full)));
             }
             if self.whole.is_none() && self.next.is_some_and(|next| next <= Instant::now()) {
-                self.next = None;
+                (self.next, self.asked) = (None, false);
                 let reason = std::mem::replace(&mut self.reason, REGULAR);
                 meters().walked(&self.walker.folder.watch.name, reason);
                 let walker = self.walker.clone();
@@ -131,7 +135,8 @@ impl Rounds {
                 report = end_of(&mut self.whole) => {
                     let now = Instant::now();
                     self.last = Some(now);
-                    self.next = self.next.map(|next| next.max(now + RESCAN_GAP));
+                    let gap = if self.asked { Duration::ZERO } else { RESCAN_GAP };
+                    self.next = self.next.map(|next| next.max(now + gap));
                     self.not_later_than(now + self.interval);
                     return Round { report, whole: true };
                 }
@@ -147,4 +152,41 @@ async fn end_of(task: &mut Option<JoinHandle<Report>>) -> Report {
     let outcome = handle.await;
     *task = None;
     joined(outcome).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::intake::testing;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_asks_for_a_walk_during_one_gets_it_right_after() {
+        for asked in [true, false] {
+            let (_dir, intake, root) = testing::intake().await;
+            for name in ["a", "b", "c"] {
+                std::fs::write(root.path().join(name), name).unwrap();
+            }
+            let (sink, mut found) = mpsc::channel(1);
+            let mut rounds = Rounds::new(intake.walker(&root, None, sink), Duration::from_secs(3600));
+            // Nobody takes what it finds: it does not end.
+            assert!(timeout(Duration::from_millis(200), rounds.ended()).await.is_err());
+            if asked {
+                rounds.rescan_now();
+            } else {
+                rounds.rescan();
+            }
+            let taken = tokio::spawn(async move {
+                for _ in 0..3 {
+                    found.recv().await.unwrap();
+                }
+                found
+            });
+            assert!(rounds.ended().await.whole);
+            let next = rounds.until_next().unwrap();
+            assert_eq!(next < RESCAN_GAP / 2, asked, "the next walk comes in {next:?}");
+            drop(taken.await);
+        }
+    }
 }

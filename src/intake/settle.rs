@@ -130,6 +130,18 @@ impl Settling {
         self.reschedule(path, now + delay);
     }
 
+    /// A path could not be looked at: that is tried again after `delay`. In a table that is half full it gives way to paths
+    /// that can be, for it may never be possible; then this is false, and the caller has to find it again.
+    pub fn unknown(&mut self, path: &Path, delay: Duration, now: Duration) -> bool {
+        let stays = self.entries.len() <= self.capacity / 2;
+        if stays {
+            self.postpone(path, delay, now);
+        } else {
+            self.remove(path);
+        }
+        stays
+    }
+
     /// Starts a path's quiet anew: somebody has it open for writing.
     pub fn restart(&mut self, path: &Path, now: Duration) {
         if let Some(entry) = self.entries.get_mut(path) {
@@ -256,6 +268,21 @@ mod tests {
         assert!(table.notice(Path::new("a"), QUIET, at(0)));
         table.remove(Path::new("a"));
         assert!(table.notice(Path::new("b"), QUIET, at(0)));
+    }
+
+    #[test]
+    fn paths_that_cannot_be_looked_at_leave_room_for_others() {
+        let mut table = Settling::new(4);
+        for name in ["a", "b", "c", "d"] {
+            assert!(table.notice(Path::new(name), QUIET, at(0)));
+        }
+        assert!(table.is_full());
+        let stay = table.due(at(0), 9).iter().filter(|path| table.unknown(path, at(10), at(0))).count();
+        assert_eq!((stay, table.len()), (2, 2));
+        assert!(table.due(at(9), 9).is_empty() && table.due(at(10), 9).len() == 2, "and those are looked at again");
+        assert!(table.notice(Path::new("e"), QUIET, at(1)));
+        table.look(Path::new("e"), generation(1), at(1));
+        assert_eq!(table.look(Path::new("e"), generation(1), at(3)), Verdict::Settled);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::admit::{Decision, Desk, Inspection};
 use super::settle::Verdict;
-use super::{Intake, QUIET_UNSURE};
+use super::{Intake, QUIET_UNSURE, ROOT_CHECK};
 use crate::blocking::blocking;
 use crate::clock::unix_millis;
 use crate::fs::Root;
@@ -24,15 +24,28 @@ const UNKNOWN_DELAY: Duration = Duration::from_secs(10);
 /// When a path is looked at again whose earlier generation is on its way, or that is gone while it is.
 const BUSY_DELAY: Duration = Duration::from_millis(500);
 
+/// What came of a look beyond what the journal was told.
+#[derive(Debug, Default)]
+pub(super) struct Looked {
+    /// Paths that are folders.
+    pub(super) folders: Vec<PathBuf>,
+    /// Paths that cannot be looked at gave way to others: the next scan finds them again.
+    pub(super) dropped: bool,
+}
+
 impl Intake {
-    /// Looks at the paths whose time has come, and admits those that have settled. Returns those that are folders.
-    pub(super) async fn settle(&mut self, root: &Arc<Root>) -> Result<Vec<PathBuf>, Failure> {
+    /// Looks at the paths whose time has come, and admits those that have settled. What is no failure, but an error, is why
+    /// the root is not what it was.
+    pub(super) async fn settle(&mut self, root: &Arc<Root>) -> Result<Result<Looked, String>, Failure> {
         let due = self.settling.due(self.started.elapsed(), BATCH);
         let inspected =
             self.at_desk(root, move |desk| due.into_iter().map(|rel| (desk.inspect(&rel), rel)).collect::<Vec<_>>());
-        let inspected = inspected.await;
+        let inspected = match inspected.await {
+            Ok(inspected) => inspected,
+            Err(reason) => return Ok(Err(reason)),
+        };
         let now = self.started.elapsed();
-        let (mut settled, mut gone, mut folders) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut settled, mut gone, mut looked) = (Vec::new(), Vec::new(), Looked::default());
         for (inspection, rel) in inspected {
             match inspection {
                 Inspection::Candidate(generation) if self.selector.file(&rel).is_ok() => {
@@ -53,11 +66,11 @@ impl Intake {
                 }
                 Inspection::Directory => {
                     self.settling.remove(&rel);
-                    folders.push(rel);
+                    looked.folders.push(rel);
                 }
                 Inspection::Unknown(error) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be looked at now");
-                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
+                    looked.dropped |= !self.settling.unknown(&rel, UNKNOWN_DELAY, now);
                 }
             }
         }
@@ -73,7 +86,10 @@ impl Intake {
             }
             (decided, desk.unsure())
         });
-        let (decided, unsure) = decided.await;
+        let (decided, unsure) = match decided.await {
+            Ok(decided) => decided,
+            Err(reason) => return Ok(Err(reason)),
+        };
         if unsure.is_none()
             && decided.iter().any(|(decision, _)| matches!(decision, Decision::Record(_) | Decision::Writing))
         {
@@ -99,12 +115,12 @@ impl Intake {
                 Decision::Writing | Decision::Later(None) => self.settling.restart(&rel, now),
                 Decision::Later(Some(error)) => {
                     tracing::debug!(watch = %self.folder.watch.name, path = %Shown(&rel), %error, "cannot be admitted now");
-                    self.settling.postpone(&rel, UNKNOWN_DELAY, now);
+                    looked.dropped |= !self.settling.unknown(&rel, UNKNOWN_DELAY, now);
                 }
             }
         }
         self.record(events).await?;
-        Ok(folders)
+        Ok(Ok(looked))
     }
 
     async fn record(&mut self, events: Vec<(PathBuf, Event)>) -> Result<(), Failure> {
@@ -168,14 +184,37 @@ impl Intake {
         }
     }
 
-    /// Runs a closure that blocks on the disk.
+    /// Runs a closure that blocks on the disk. That may take long, for files are read; but if the root is not what it was
+    /// meanwhile, or does not answer, this says so and does not wait for the end: nothing else would notice it.
     async fn at_desk<T: Send + 'static>(
         &self,
         root: &Arc<Root>,
         work: impl FnOnce(Desk<'_>) -> T + Send + 'static,
-    ) -> T {
-        let (folder, root, journal, identity) =
+    ) -> Result<T, String> {
+        let (folder, desk_root, journal, identity) =
             (self.folder.clone(), root.clone(), self.journal.clone(), self.identity.clone());
-        blocking(move || work(Desk::new(&folder, &root, &journal, &identity))).await
+        let mut work = std::pin::pin!(blocking(move || work(Desk::new(&folder, &desk_root, &journal, &identity))));
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                () = tokio::time::sleep(ROOT_CHECK) => self.check_root(root).await?,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::intake::testing;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_look_that_never_ends_does_not_hide_that_the_root_is_gone() {
+        let (dir, intake, root) = testing::intake().await;
+        assert_eq!(intake.at_desk(&root, |_| 7).await, Ok(7));
+        std::fs::rename(root.path(), dir.path().join("away")).unwrap();
+        let (go_on, hangs) = std::sync::mpsc::channel::<()>();
+        let looked = intake.at_desk(&root, move |_| hangs.recv().is_ok()).await;
+        assert!(looked.is_err_and(|reason| !reason.is_empty()), "the look goes on, and nobody waits for it");
+        drop(go_on);
     }
 }

@@ -151,10 +151,11 @@ impl Job {
     /// Whether a result may stem from an earlier attempt of this very job, and not from before it was admitted once more.
     ///
     /// The result's own time tells: not even a job that was begun before may take over one that is older than itself, for
-    /// an operator may have asked for the file to be sent again. Where a result has no time, an attempt that the journal
-    /// knows of must do (the first claim sets both times).
+    /// an operator may have asked for the file to be sent again. A clock that was set back meanwhile makes the older one look
+    /// younger: so there must be an attempt, too, that the journal knows of, before the one that asks (the first claim sets
+    /// both times).
     pub fn may_have_made(&self, completed_at: Option<Millis>) -> bool {
-        completed_at.map_or(self.first_attempt_at != self.last_attempt_at, |at| at >= self.admitted_at)
+        self.first_attempt_at != self.last_attempt_at && completed_at.is_none_or(|at| at >= self.admitted_at)
     }
 
     /// The job as it is once a worker has it.

@@ -27,7 +27,8 @@ pub enum Event {
         /// Now.
         at: Millis,
     },
-    /// The metadata changed (chmod, rename over), the content did not; of a dead letter, by our own renames.
+    /// The metadata changed (chmod, rename over), the content did not; of a dead letter, by our own renames, and in that
+    /// moment it may have come to be sent again.
     SameContent {
         /// What was seen.
         generation: Generation,
@@ -106,10 +107,12 @@ pub enum Event {
     /// Intake found the file absent (never merely unknown): what was not begun vanishes, and what was finished
     /// is noted, so that a file which appears there again is new.
     Gone,
-    /// An operator wants the path sent again, with all its attempts, also if this very content was delivered.
+    /// An operator or its dropper wants the path sent again, with all its attempts.
     Requeue {
         /// Now.
         at: Millis,
+        /// Also if this very content was delivered: perhaps only since whoever wants it has looked.
+        delivered_too: bool,
     },
     /// An operator does not want this generation sent any more.
     Forget,
@@ -183,7 +186,7 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             (job, true)
         }
         (Event::SameContent { generation }, Some(job)) => match job.state {
-            S::Done | S::Failed => (Job { generation, ..job.clone() }, false),
+            S::Done | S::Failed | S::Pending { .. } => (Job { generation, ..job.clone() }, false),
             _ => return Err(refused),
         },
         (Event::Claim { at }, Some(job)) => match job.state {
@@ -262,13 +265,14 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
             S::Pending { .. } | S::Blocked { .. } => (Job { state: S::Vanished, ..job.clone() }, false),
             _ => (Job { absent: true, ..job.clone() }, false),
         },
-        (Event::Requeue { at }, Some(job)) => match job.state {
+        (Event::Requeue { at, delivered_too }, Some(job)) => match job.state {
             S::Pending { .. } | S::Failed | S::Blocked { .. } => {
                 let job =
                     Job { state: S::Pending { due: at }, attempts: 0, sidecar: None, absent: false, ..job.clone() };
                 (job, false)
             }
             // Admitted anew: the result of its earlier delivery is older than that, and so not taken for one of this.
+            S::Done if !delivered_too => return Err(refused),
             S::Done | S::Ignored if !job.absent => (Job::admitted(path, job.generation, at), false),
             _ => return Err(refused),
         },
@@ -292,7 +296,8 @@ pub fn transition(path: &Path, before: Option<&Job>, event: Event, counters: &mu
 }
 
 /// Forgets a generation that is over and whose file is gone: its record goes, and the ledger of its watch counts it as
-/// pruned. What is still to be done, or still there, is refused; a file that appears at the path again is new either way.
+/// pruned. What is still to be done, or still there, is refused. A file that appears at the path again is new, unless a
+/// result that was left beside it is of its very content: without the record that one is taken over.
 pub fn prune(job: &Job, counters: &mut Counters) -> Result<(), Refused> {
     use JobState as S;
     match job.state {

@@ -293,6 +293,16 @@ pub fn hash_reader(mut reader: impl Read) -> io::Result<ContentHash> {
     }
 }
 
+/// Whether a file is known to be gone from its place, given its object id. Blocks.
+///
+/// While it is moved, or removed, it has another name for a moment, and if that cannot be done it comes back: as a file that
+/// is new, if it had been told gone.
+pub fn is_gone(root: &Root, rel: &Path, object_id: Uuid) -> bool {
+    let hidden = rel.with_file_name(hidden_name(object_id));
+    // By its own name last: between the two looks it may have come back.
+    [&hidden, rel].iter().all(|path| matches!(root.look(path), Look::Absent))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -78,6 +78,25 @@ fn year(host: &Host, name: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_operator_wants_sent_again_is_sent_though_the_clock_was_set_back() {
+    let (host, engine) = (Host::new(), engine().await);
+    let Some(clock) = Clock::new(&host) else { return };
+    host.configure(&engine.uri(), "");
+    let daemon = clock.start(&host, &["run"]);
+    let path = host.write("in/a.txt", "a");
+    daemon.logged("\"message\":\"delivered\"").await;
+    clock.set(-DAY);
+    assert_eq!(host.output(&["retry", "--force", path.to_str().unwrap()]).0, 0);
+    wait_for("its end", || {
+        let adopted = "the result of an interrupted attempt stands there; not sent again";
+        daemon.messages("delivered").len() == 2 || !daemon.messages(adopted).is_empty()
+    })
+    .await;
+    daemon.stop().await;
+    assert_eq!((engine.delivered(), host.journaled("in", "done").await), (2, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_loses_nothing_and_delays_nothing() {
     let (host, engine) = (Host::new(), engine().await);
     let Some(clock) = Clock::new(&host) else { return };

@@ -116,6 +116,16 @@ async fn a_folder_that_is_mounted_over_is_served_again_once_the_mount_is_gone() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_a_disk_in_the_folder_that_went_away_are_unknown_until_it_is_back() {
+    disk_in_the_folder_goes_away(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_does_not_forget_what_was_mounted_in_the_folder() {
+    disk_in_the_folder_goes_away(true).await;
+}
+
+/// A disk that is mounted in the folder goes away with its files, and returns unless the configuration is read again.
+async fn disk_in_the_folder_goes_away(reload: bool) {
     let (host, engine, held) = host_with_held_slots("rescan_interval = \"30s\"").await;
     for folder in ["disk", "in/sub"] {
         fs::create_dir(host.path(folder)).unwrap();
@@ -137,11 +147,20 @@ async fn files_of_a_disk_in_the_folder_that_went_away_are_unknown_until_it_is_ba
     fs::rename(host.path("in/sub2"), host.path("in/sub")).unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     fs::remove_dir(host.path("in/sub")).unwrap();
+    if reload {
+        host.edit_config("rescan_interval = \"30s\"", "rescan_interval = \"31s\"");
+        assert_eq!(host.output(&["reload"]).0, 0);
+    }
     drop(held);
     let others = host.drop_files("other", 2);
     host.all_have_results(&others).await;
     wait_for("each to be asked for", || daemon.log().matches("what was mounted at sub is not there now").count() >= 3)
         .await;
+    if reload {
+        assert!(!daemon.log().contains("gone before it was delivered"));
+        daemon.stop().await;
+        return assert_eq!((host.journaled("in", "vanished").await, host.journaled("in", "done").await), (0, 2));
+    }
     fs::create_dir(host.path("in/sub")).unwrap();
     let _inner = Mount::bind(&host.path("disk"), host.path("in/sub"));
     host.all_have_results(&names).await;

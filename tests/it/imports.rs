@@ -57,7 +57,7 @@ const RULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("once", &["config", "delivery", "folder", "journal"]),
-    ("retention", &["blocking", "clock", "config", "folder", "fs", "job", "journal"]),
+    ("retention", &["blocking", "clock", "config", "folder", "fs", "identity", "job", "journal", "sidecar"]),
     (
         "daemon",
         &[

@@ -104,7 +104,7 @@ async fn what_somebody_wrote_to_meanwhile_stays_and_is_tried_again() {
     assert!(path.exists());
     writer.write_all(b", two").unwrap();
     drop(writer);
-    daemon.logged("the file changed after it was given up").await;
+    daemon.logged("it is tried again, and stays in its place").await;
     wait_for("the result", || host.result("a.txt").is_some()).await;
     daemon.stop().await;
     assert_eq!(host.result("a.txt").unwrap()["sha256"], sha256("one, two"));
@@ -226,6 +226,44 @@ async fn a_target_that_cannot_be_used_is_tried_again_and_costs_no_further_upload
     wait_for("the move", || files_beneath(&host.inbox()) == expected).await;
     daemon.stop().await;
     assert_eq!(engine.faults().hits(refused), 1);
+}
+
+/// A dead letter whose move cannot be made, and that an operator has sent again meanwhile.
+async fn retried_while_its_move_fails(marker: Option<&str>, mend: bool) {
+    let (host, engine) = (Host::new(), engine().await);
+    let wanted = marker.map_or(String::new(), |suffix| format!("\ndone_marker = \"{{name}}{suffix}\""));
+    host.configure(&engine.uri(), &format!("on_failure = {{ move = \"failed/x\" }}\ninclude = [\"bad*\"]{wanted}"));
+    host.edit_config("attempts = 3", "attempts = 1");
+    engine.faults().add(Rule::open(Effect::Mask));
+    let obstacle = host.write("in/failed", "a file");
+    let daemon = host.start();
+    host.write("in/bad.txt", "x");
+    if let Some(suffix) = marker {
+        host.write(format!("in/bad.txt{suffix}"), "");
+    }
+    let tries = || daemon.messages("the move of this dead letter is tried again").len();
+    // The next try is some seconds away.
+    wait_for("two tries", || tries() == 2).await;
+    engine.faults().clear();
+    let retried = host.output(&["retry", "--yes", host.inbox().join("bad.txt").to_str().unwrap()]);
+    assert_eq!(retried.0, 0, "{retried:?}");
+    if mend {
+        std::fs::remove_file(obstacle).unwrap();
+    }
+    wait_for("the result in its place", || host.result("bad.txt").is_some()).await;
+    assert!(host.path("in/bad.txt").exists() && !host.path("in/failed/x").exists());
+    daemon.stop().await;
+    assert_eq!((engine.delivered(), host.journaled("in", "done").await), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_retried_before_it_could_be_moved_is_sent_from_its_place() {
+    retried_while_its_move_fails(None, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_marked_dead_letter_that_is_retried_while_it_cannot_be_moved_is_sent() {
+    retried_while_its_move_fails(Some(".ok"), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

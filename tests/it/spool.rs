@@ -248,6 +248,39 @@ async fn the_result_of_a_file_that_went_meanwhile_is_placed_for_its_owner_alone(
     placed(&host).await;
     assert_eq!(mode_of(host.path("in/sub/a.txt.result.json")), 0o600);
     assert_eq!(host.result("sub/a.txt").unwrap()["sha256"], sha256("a"));
+    // Intake had looked at the path while nothing could be said of it.
+    daemon.logged(PLACED).await;
+    assert_eq!(engine.delivered(), 1);
+    wait_for("its absence to be known", || {
+        let path = host.path("in/sub/a.txt");
+        let (_, out, err) = host.output(&["retry", "--dry-run", path.to_str().unwrap()]);
+        (out + &err).contains("its file is no longer there")
+    })
+    .await;
+    host.write("in/sub/a.txt", "a");
+    wait_for("the second delivery", || engine.delivered() == 2).await;
+    daemon.stop().await;
+    assert_eq!(host.journaled("in", "done").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spooled_result_is_placed_in_no_other_folder_than_its_file_was_in() {
+    let (host, engine, daemon) = stuck("on_success = \"delete\"", |_| ()).await;
+    daemon.logged(WAITS).await;
+    // The folder of a disk that was unmounted, say: it looks the same, and is another one.
+    std::fs::rename(host.inbox(), host.path("elsewhere")).unwrap();
+    std::fs::create_dir_all(host.path("in/sub")).unwrap();
+    if is_root() {
+        host.give_away();
+    }
+    daemon.logged("another folder stands at this path than before").await;
+    wait_for("a try in vain", || daemon.messages(HELD).len() >= 2 || host.result("sub/a.txt").is_some()).await;
+    assert_eq!((host.result("sub/a.txt"), in_spool(&host).len()), (None, 1));
+    std::fs::rename(host.inbox(), host.path("other")).unwrap();
+    std::fs::rename(host.path("elsewhere"), host.inbox()).unwrap();
+    assert!(host.path("in/sub/a.txt").exists());
+    placed(&host).await;
+    wait_for("the input to go", || !host.path("in/sub/a.txt").exists()).await;
     daemon.stop().await;
     assert_eq!((engine.delivered(), host.journaled("in", "done").await), (1, 1));
 }

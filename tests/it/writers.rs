@@ -243,16 +243,18 @@ async fn a_delivered_file_that_is_removed_and_dropped_again_is_sent_again() {
     assert_eq!(deliveries[0].object_id, deliveries[1].object_id, "a repeat replaces");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_removed_while_its_delivery_ends_and_dropped_again_is_sent_again() {
+/// A file is removed while its delivery ends, `meanwhile` happens, and the same content is dropped again.
+async fn removed_while_its_delivery_ends(extra: &str, meanwhile: impl AsyncFnOnce(&Host, &Daemon)) {
     let (host, engine) = (Host::new(), engine().await);
-    host.configure(&engine.uri(), "");
+    host.configure(&engine.uri(), extra);
     // Every last look at the file has been taken when the reply is awaited.
-    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_millis(1500))).times(1));
+    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(3))).times(1));
     let daemon = host.start();
     let path = host.write("in/f.txt", "the same");
     wait_for("the close", || engine.faults().hits(late) == 1).await;
     std::fs::remove_file(&path).unwrap();
+    meanwhile(&host, &daemon).await;
+    assert_eq!(host.result("f.txt"), None, "in time");
     has_result(&host, "f.txt", b"the same").await;
     wait_for("its absence to be known", || {
         let (_, out, err) = host.output(&["retry", "--dry-run", path.to_str().unwrap()]);
@@ -262,6 +264,28 @@ async fn a_file_removed_while_its_delivery_ends_and_dropped_again_is_sent_again(
     std::fs::write(&path, "the same").unwrap();
     wait_for("the second delivery", || delivered_as(&engine, "f.txt").len() == 2).await;
     daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_removed_while_its_delivery_ends_and_dropped_again_is_sent_again() {
+    removed_while_its_delivery_ends("", async |_, _| ()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nor_does_a_reload_forget_that_a_file_was_removed_while_its_delivery_ends() {
+    let reload = async |host: &Host, daemon: &Daemon| {
+        // The hint of its removal is heard before.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        host.edit_config("exclude = [\"x\"]", "exclude = [\"y\"]");
+        assert_eq!(host.output(&["reload"]).0, 0);
+        wait_for("the new intake", || daemon.messages("scan complete").len() >= 2).await;
+    };
+    removed_while_its_delivery_ends("exclude = [\"x\"]", reload).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_folder_is_polled_a_file_removed_while_its_delivery_ends_is_known_to_be_gone() {
+    removed_while_its_delivery_ends("detect = \"poll\"\npoll_interval = \"1s\"", async |_, _| ()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -388,6 +412,21 @@ async fn a_file_truncated_during_its_upload_is_not_committed_and_arrives_as_it_i
     let hashes: Vec<_> = engine.deliveries().into_iter().map(|delivery| delivery.sha256).collect();
     assert_eq!(hashes, [sha256(&large(1)[..70_000])]);
     assert_eq!(host.result("f.bin").unwrap()["attempts"], 1, "a change costs no attempt");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_replaced_by_its_like_while_its_delivery_ends_does_not_lie_there_for_ever() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "on_success = \"delete\"");
+    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_millis(1500))).times(1));
+    let daemon = host.start();
+    let path = host.write("in/f.txt", "the same");
+    wait_for("the close", || engine.faults().hits(late) == 1).await;
+    std::fs::rename(host.write("new", "the same"), &path).unwrap();
+    has_result(&host, "f.txt", b"the same").await;
+    wait_for("the other one to go, too", || !path.exists()).await;
+    daemon.stop().await;
+    assert_eq!(delivered_as(&engine, "f.txt").len(), 2, "nothing goes that was not sent");
 }
 
 /// Another file comes to the place of `f.txt`, as `how` says, while the pipeline is down and the first one waits.

@@ -9,28 +9,38 @@ use crate::job::{Event, Job, JobState};
 const ATTEMPTS: u32 = 2;
 
 impl World {
-    /// Intake: `Desk::inspect` and `Desk::decide`.
+    /// Intake looks, and the journal hears of it before anything else happens.
     pub(super) fn look(&mut self) {
+        self.record();
+        if let Some(event) = self.decide() {
+            assert!(self.apply(event));
+        }
+    }
+
+    /// What intake decided meets whatever the job is by now.
+    pub(super) fn record(&mut self) {
+        self.decided.take().map(|event| self.apply(event));
+    }
+
+    /// Intake: `Desk::inspect` and `Desk::decide`.
+    pub(super) fn decide(&self) -> Option<Event> {
         if self.unwatched {
-            return;
+            return None;
         }
         let at = self.now;
         let Some((content, generation)) = self.file else {
-            if self.job.as_ref().is_some_and(Job::minds_absence) {
-                assert!(self.apply(Event::Gone));
-            }
-            return;
+            return self.job.as_ref().is_some_and(Job::minds_absence).then_some(Event::Gone);
         };
         let result = self.result.filter(|result| result.generation.size == generation.size);
         let admit = Event::Admit { generation, at };
-        let event = match assess(self.job.as_ref(), &generation) {
-            Assessment::Known | Assessment::Busy => return,
+        Some(match assess(self.job.as_ref(), &generation) {
+            Assessment::Known | Assessment::Busy => return None,
             Assessment::DeadLetter => {
                 let is_known = self.job.as_ref().is_some_and(|job| job.generation == generation);
                 match (self.error_file, is_known) {
-                    (true, true) => return,
+                    (true, true) => return None,
                     (true, false) => Event::SameContent { generation },
-                    (false, true) => Event::Requeue { at },
+                    (false, true) => Event::Requeue { at, delivered_too: false },
                     (false, false) => admit,
                 }
             }
@@ -52,8 +62,33 @@ impl World {
                 },
                 _ => admit,
             },
-        };
-        assert!(self.apply(event));
+        })
+    }
+
+    /// An operator's `retry` looks at the record: `Change::event`.
+    pub(super) fn ask(&self, force: bool) -> Option<Event> {
+        let job = self.job.as_ref().filter(|job| !job.absent)?;
+        match job.state {
+            JobState::Pending { .. } | JobState::Failed | JobState::Blocked { .. } | JobState::Ignored => {}
+            JobState::Done if force => {}
+            _ => return None,
+        }
+        Some(Event::Requeue { at: self.now, delivered_too: force })
+    }
+
+    /// What an operator asked for meets whatever the job is by now.
+    pub(super) fn answer(&mut self) {
+        let Some(event) = self.asked.take() else { return };
+        let forced = matches!(event, Event::Requeue { delivered_too: true, .. });
+        let finished = self.state() == Some(JobState::Done);
+        if self.apply(event)
+            && let Some((content, _)) = self.file
+        {
+            if forced || !finished {
+                self.excuse(content);
+            }
+            self.owed = self.owed.or(finished.then_some(content));
+        }
     }
 
     /// The worker is done with the job.
@@ -219,11 +254,14 @@ impl World {
         } else {
             self.happens(Move::Chmod);
             let (_, generation) = self.file.unwrap();
+            // An operator may have it sent again in this very moment; no worker takes it before the try is over.
+            self.answer();
             assert!(self.apply(Event::SameContent { generation }));
         }
     }
 
     pub(super) fn restart(&mut self) {
+        (self.decided, self.asked) = (None, None);
         match self.worker.take() {
             // The server may have it, and nobody here knows.
             Some(Phase::Committed(written)) => self.excuse(written.content),

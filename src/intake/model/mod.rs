@@ -30,6 +30,10 @@ enum Move {
     RemoveErrorFile,
     /// Intake looks at the path.
     Look,
+    /// The same, but much may happen before the journal hears of it.
+    Decide,
+    /// It hears of it.
+    Record,
     /// The dispatcher and the worker take the next step that there is.
     Step,
     /// As a step of a worker, but the answer is lost with the socket.
@@ -50,7 +54,10 @@ enum Move {
     Crash,
     /// The same, and its journal is thrown away.
     JournalLost,
-    Retry,
+    /// An operator asks for it to be sent again, with or without force.
+    Retry(bool),
+    /// The journal hears of that.
+    Answer,
     Forget,
     /// The configuration is read again, with the watch in it or not.
     Reload(bool),
@@ -64,13 +71,14 @@ fn any_move() -> impl Strategy<Value = Move> {
         2 => prop_oneof![Just(M::Vanish), Just(M::ComeBack)],
         1 => prop_oneof![Just(M::RemoveResult), Just(M::RemoveErrorFile), Just(M::EmptySpool), Just(M::FolderGone)],
         6 => Just(M::Look),
+        3 => prop_oneof![Just(M::Decide), Just(M::Record)],
         14 => Just(M::Step),
         2 => prop_oneof![Just(M::SocketLost), Just(M::Unreadable)],
         4 => Just(M::Refused),
         1 => any::<bool>().prop_map(M::Writable),
         2 => any::<bool>().prop_map(M::PutAside),
         2 => prop_oneof![4 => Just(M::Crash), 1 => Just(M::JournalLost)],
-        2 => prop_oneof![Just(M::Retry), Just(M::Forget)],
+        3 => prop_oneof![2 => any::<bool>().prop_map(M::Retry), 3 => Just(M::Answer), 1 => Just(M::Forget)],
         2 => any::<bool>().prop_map(M::Reload),
     ]
 }
@@ -132,7 +140,7 @@ fn accepted() -> BTreeSet<(&'static str, &'static str)> {
         Event::Block { due: 1, error },
         Event::Vanish,
         Event::Gone,
-        Event::Requeue { at: 1 },
+        Event::Requeue { at: 1, delivered_too: true },
         Event::Forget,
         recover(true),
         recover(false),

@@ -51,6 +51,10 @@ pub(super) struct World {
     pub(super) job: Option<Job>,
     pub(super) counters: Counters,
     pub(super) worker: Option<Phase>,
+    /// What intake decided, and the journal has yet to hear.
+    pub(super) decided: Option<Event>,
+    /// What an operator asked for, and the journal has yet to hear.
+    pub(super) asked: Option<Event>,
     pub(super) unwatched: bool,
     pub(super) readonly: bool,
     pub(super) post_action: bool,
@@ -143,6 +147,11 @@ impl World {
                 }
             }
             Move::Look => self.look(),
+            Move::Decide => {
+                self.record();
+                self.decided = self.decide();
+            }
+            Move::Record => self.record(),
             Move::Step => self.step(),
             Move::SocketLost => self.socket_lost(),
             Move::Refused => self.refused(),
@@ -161,15 +170,8 @@ impl World {
                 (self.job, self.counters, self.owed) = (None, Counters::default(), None);
                 self.restart();
             }
-            Move::Retry => {
-                let finished = self.state() == Some(JobState::Done);
-                if self.apply(Event::Requeue { at })
-                    && let Some((content, _)) = self.file
-                {
-                    self.excuse(content);
-                    self.owed = self.owed.or(finished.then_some(content));
-                }
-            }
+            Move::Retry(force) => self.asked = self.ask(force),
+            Move::Answer => self.answer(),
             Move::Forget => {
                 if self.apply(Event::Forget) {
                     self.owed = None;
@@ -178,6 +180,7 @@ impl World {
             Move::Reload(watched) => {
                 // Nothing may be on its way then.
                 if self.worker.is_none() {
+                    self.decided = None;
                     self.unwatched = !watched;
                     self.apply(Event::Recover { at, watched });
                 }
@@ -198,7 +201,10 @@ impl World {
         if self.state() == Some(JobState::Spooled) {
             let mut again = self.clone();
             assert!(!again.apply(Event::Claim { at: self.now }), "a spooled result was paid for");
-            assert!(!again.apply(Event::Requeue { at: self.now }), "not even an operator can have it sent again");
+            assert!(
+                !again.apply(Event::Requeue { at: self.now, delivered_too: true }),
+                "not even an operator can have it sent again"
+            );
         }
     }
 

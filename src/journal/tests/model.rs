@@ -33,7 +33,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Fail { error: "no".to_owned(), sidecar: None, charged: true }),
         1 => time.clone().prop_map(|due| Event::Block { due, error: "no".to_owned() }),
         1 => Just(Event::Gone),
-        1 => time.clone().prop_map(|at| Event::Requeue { at }),
+        1 => (time.clone(), any::<bool>()).prop_map(|(at, delivered_too)| Event::Requeue { at, delivered_too }),
         1 => (time.clone(), any::<bool>()).prop_map(|(at, watched)| Event::Recover { at, watched }),
         1 => (1..5_u64, any::<bool>(), time).prop_map(|(size, post_action, at)| Event::Adopt {
             generation: generation(size),
