@@ -14,28 +14,29 @@
 //! | `audit` | journal, folders, results and spool compared |
 //! | `retention` | what the journal may forget |
 //! | `daemon`, `once` | all wiring and supervision; when `--once` is over |
-//! | `delivery` | a pending job becomes a result beside its input |
+//! | `delivery` | a pending job becomes a durable result |
 //! | `intake` | a file on disk becomes a settled candidate in the journal |
 //! | `folder` | what intake and delivery share about one watch |
 //! | `journal` | the daemon's memory: durable states of every path, the only user of sled |
-//! | `sidecar`, `identity` | the files beside an input; who wrote them |
+//! | `sidecar`, `identity` | the files about an input: results, error files; who wrote them |
 //! | `pauses` | what an operator paused |
 //! | `board`, `meters` | what is in flight now; what is counted |
 //! | `config` | what was written -> what the daemon uses |
 //! | `job` | generations, states, and the whole table of transitions: pure |
 //! | `crash` | points at which tests let the process die; nothing in an ordinary build |
-//! | `fs`, `lease` | files beneath a root, durable renames; whether somebody still writes |
+//! | `fs`, `lease` | files beneath a root, where their results are put, durable renames; whether somebody still writes |
 //! | `sandbox` | an embedded engine that speaks the protocol: demo, tests |
 //! | [`client`] | all of the server: connections, tasks, pipes, uploads, events |
 //! | `telemetry`, `show`, `clock`, `signals` | logs, names shown safely, the wall clock, signals |
-//! | `panics`, `locks` | panics seen and counted; locks for which they mean nothing |
+//! | `panics`, `locks`, `blocking` | panics seen and counted; locks for which they mean nothing; blocking work off the async threads |
 //! | `progress`, `service` | heartbeats, what the service manager is told |
 //!
 //! # The way of a file
 //! ```text
 //! event | scan | restart -> path -> select -> look -> settle, and nobody writes -> journal: Pending (durable)
-//!  -> dispatcher: watch and pipeline healthy? slot? limits? -> journal: Sending
-//!  -> worker: open beneath the root, same generation? -> temp file of the result -> open pipe -> same? -> write
+//!  -> dispatcher: watch and pipeline healthy? slot? limits?
+//!  -> worker: journal: Sending, and meanwhile: open beneath the root, same generation? -> temp file of the result
+//!     -> open pipe -> same? -> write
 //!     -> still the same, by descriptor and by name? -> close
 //!  -> result: temp, fsync, rename, fsync of the folder, or the spool until it can be -> journal: Delivered -> post-action -> Done
 //! ```

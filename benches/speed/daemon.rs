@@ -85,12 +85,12 @@ pub fn run(args: &[String]) -> Verdict {
     // The first call may have to make the environment.
     drop(peer("watch.py"));
     let (mut settled, mut prompt, mut peers, mut disks) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        settled.push(daemon(files, ""));
-        peers.push(python(files));
-        prompt.push(daemon(files, "settle = \"1ms\""));
-        let scratch = Host::new();
-        disks.push(disk_rate(&scratch.path(""), files));
+    let hosts: Vec<_> = std::iter::repeat_with(|| [(); 4].map(|()| Host::new())).take(rounds).collect();
+    for [first, second, third, fourth] in &hosts {
+        settled.push(daemon(first, files, ""));
+        peers.push(python(second, files));
+        prompt.push(daemon(third, files, "settle = \"1ms\""));
+        disks.push(disk_rate(&fourth.path(""), files));
     }
     let (settled, prompt, peers) = (middle(&settled), middle(&prompt), middle(&peers));
     println!(
@@ -136,33 +136,33 @@ pub fn run(args: &[String]) -> Verdict {
     if missed.is_empty() { Ok(()) } else { Err(missed.join("; ")) }
 }
 
-/// A host with the files in its inbox.
-fn host(files: usize) -> Host {
-    let host = Host::new();
+/// Puts the files into the inbox.
+fn fill(host: &Host, files: usize) {
     let content: Vec<u8> = (0..SIZE).map(|n| b'a' + u8::try_from(n % 26).unwrap()).collect();
     for n in 0..files {
         std::fs::write(host.path(format!("in/{n:05}.bin")), &content).unwrap();
     }
-    host
 }
 
-fn daemon(files: usize, settle: &str) -> Run {
-    let (host, engine) = (host(files), Engine::start(64));
+fn daemon(host: &Host, files: usize, settle: &str) -> Run {
+    fill(host, files);
+    let engine = Engine::start(64);
     host.configure(engine.uri(), &format!("[pipelines.test.limits]\nmax_concurrent_uploads = {CONCURRENT}"), settle);
     let began = SystemTime::now();
     let daemon = host.start("warn");
-    let run = follow(&host, files, began, &daemon, &engine);
+    let run = follow(host, files, began, &daemon, &engine);
     daemon.stop();
     run
 }
 
-fn python(files: usize) -> Run {
-    let (host, engine) = (host(files), Engine::start(64));
+fn python(host: &Host, files: usize) -> Run {
+    fill(host, files);
+    let engine = Engine::start(64);
     let mut command = peer("watch.py");
     command.arg(host.path("in")).args([engine.uri(), KEY]).arg(host.path("test.pipe")).arg(CONCURRENT.to_string());
     let began = SystemTime::now();
     let peer = Peer(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
-    follow(&host, files, began, &peer, &engine)
+    follow(host, files, began, &peer, &engine)
 }
 
 /// Waits for all results; what it took.
@@ -181,7 +181,7 @@ fn follow(host: &Host, files: usize, began: SystemTime, serves: &impl Serves, en
             at_first = Some((count, serves.usage()));
         }
         assert!(began.elapsed().unwrap() < PATIENCE, "waited in vain for {files} results");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(50));
     }
     // The last may have its name and not be recorded yet.
     std::thread::sleep(Duration::from_millis(100));

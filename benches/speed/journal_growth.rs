@@ -11,7 +11,7 @@ use rocketride_ingest::job::{Event, FileKey, Generation, WatchId};
 use rocketride_ingest::journal::Journal;
 
 use crate::Verdict;
-use crate::common::number;
+use crate::common::{number, scratch};
 
 const GROUP: usize = 512;
 const POINTS: usize = 20;
@@ -23,7 +23,7 @@ pub fn run(args: &[String]) -> Verdict {
 }
 
 async fn grow(files: usize, kept: usize) -> Verdict {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let dir = scratch();
     let state = dir.path().to_owned();
     let (journal, _) = tokio::task::spawn_blocking(move || Journal::open(&state)).await.unwrap().unwrap();
     let watch = WatchId::of("inbox");

@@ -1,4 +1,4 @@
-//! How fast, how large, how soon: every number that the README states comes from here.
+//! How fast, how large, how soon: every number of speed, size or memory that is stated anywhere comes from here.
 //!
 //! `cargo bench` lists the measurements, `cargo bench -- NAME [ARGUMENTS]` makes one. Speed is told as a ratio to a peer that
 //! runs in the same minute on the same machine, for a number alone says more of the machine than of the program.
@@ -6,8 +6,6 @@
 
 #![allow(
     unreachable_pub,
-    dead_code,
-    unused_imports,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 
 use crate::Verdict;
-use crate::common::{Engine, Host, number};
+use crate::common::{Engine, Host, number, scratch};
 use crate::round_trips::is_delivered;
 use crate::sender::{CHUNK, Way, send};
 
@@ -23,7 +23,7 @@ pub fn run(args: &[String]) -> Verdict {
     let mut missed = Vec::new();
     let engine = Engine::start(64);
 
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let scratch = scratch();
     let costs = [mib / 2, mib].map(|mib| {
         let folder = scratch.path().join(mib.to_string());
         std::fs::create_dir(&folder).unwrap();

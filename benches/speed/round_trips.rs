@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Verdict;
-use crate::common::{Daemon, Distance, Engine, Host, Seen, number};
+use crate::common::{Daemon, Distance, Engine, Host, Seen, number, scratch};
 use crate::sender::{Way, send};
 
 /// One way.
@@ -74,7 +74,7 @@ fn fill(folder: &Path, files: usize) {
 fn library(concurrency: usize, files: usize) -> Seen {
     let engine = Engine::start(SLOTS);
     let distance = Distance::before(engine.uri(), ONE_WAY);
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = scratch();
     fill(folder.path(), files);
     let cost = send(Way::SendFiles, distance.uri(), concurrency, folder.path());
     assert_eq!(cost.files, files as u64);

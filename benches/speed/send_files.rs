@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use crate::Verdict;
-use crate::common::{Engine, median, number};
+use crate::common::{Engine, median, number, scratch};
 use crate::sender::{Cost, Way, send};
 
 /// Bytes of a small file.
@@ -30,7 +30,7 @@ const CONCURRENCY: usize = rocketride_ingest::client::send_files::CONCURRENCY;
 
 pub fn run(args: &[String]) -> Verdict {
     let (smalls, mib) = (number(args, 0, 2000), number(args, 1, 1024));
-    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let scratch = scratch();
     let folder = |name: &str, files: usize, size: usize| {
         let folder = scratch.path().join(name);
         fs::create_dir(&folder).unwrap();

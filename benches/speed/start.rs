@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Verdict;
-use crate::common::{Engine, Host, PROGRAM, median, millis};
+use crate::common::{Engine, Host, PROGRAM, median, millis, scratch};
 
 /// The program's file, in bytes.
 const SIZE_BOUND: u64 = 16 << 20;
@@ -88,7 +88,7 @@ fn ready(engine: &Engine) -> Duration {
 }
 
 fn build() -> Duration {
-    let target = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let target = scratch();
     let mut command = cargo(&["build", "--release", "--locked", "--target-dir"]);
     let began = Instant::now();
     assert!(command.arg(target.path()).status().unwrap().success());

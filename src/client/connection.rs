@@ -1,6 +1,6 @@
 //! One logged-in `WebSocket`: requests go out, replies find the one who waits.
 //!
-//! One task reads, one task writes and owns the sink (a cancelled send could leave half a frame), one supervises them
+//! One task owns the socket, reads and writes (a cancelled send could leave half a frame); another one supervises it
 //! and notices silence and panics. Replies are matched on `request_seq` alone, in any order; those that nobody waits for
 //! are ignored. When the connection ends, whoever waits learns why, and a connection never comes back: see
 //! [`reconnect`](super::reconnect) for that.
@@ -28,7 +28,7 @@ use super::options::ConnectOptions;
 use super::piece::Piece;
 use super::protocol::{self, Arguments, Event, Incoming, Response, answered_request};
 
-/// Frames that may wait for the writer; a caller beyond that waits for room.
+/// Frames that may wait for the socket's task; a caller beyond that waits for room.
 const OUTGOING_QUEUE: usize = 64;
 /// Events a slow listener may lag behind before it loses the oldest.
 pub(super) const EVENT_QUEUE: usize = 256;
@@ -56,7 +56,7 @@ pub struct Connection {
     user_token: Option<SecretString>,
 }
 
-/// A frame on its way to the writer. Its waiter is asked whether it is still wanted, and told when it left.
+/// A frame on its way to the socket's task. Its waiter is asked whether it is still wanted, and told when it left.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) message: Message,
@@ -101,7 +101,7 @@ pub(super) struct Shared {
     seq: AtomicU64,
     ended: watch::Sender<Option<Error>>,
     events: broadcast::Sender<Arc<Event>>,
-    /// Asks the writer to say goodbye.
+    /// Asks the socket's task to say goodbye.
     pub(super) closing: Notify,
     ignored: AtomicU64,
     late_grants: AtomicU64,

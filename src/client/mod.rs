@@ -8,9 +8,10 @@
 //! | `calls`, [`send_files`], [`data_pipe`], [`events`] | what a client does |
 //! | [`entry`], [`upload_result`], [`progress`] | a file to send, what became of it, and how it gets on |
 //! | [`uri`], [`options`], [`proxy`], [`backoff`] | where the server is, how to log in, how patient to be |
-//! | [`connection`] | one logged-in socket: requests, replies, events |
+//! | [`connection`], `dial`, `driver` | one logged-in socket: requests, replies, events; how it is made; the tasks behind it |
 //! | [`task`], [`pipeline`] | pipelines: their files, starting, status, terminating |
 //! | [`upload`](mod@upload), [`pipe`] | one file into a pipeline, step by step; the daemon uploads by these too |
+//! | [`source`], `piece` | where the bytes of an upload come from; the bytes of one write, sent from where they were read to |
 //! | [`link`](mod@link) | how fast the way to the server is, and how large a write may be for it: pure |
 //! | `http` | uploads and tasks by HTTP requests, where only those pass (feature `http`) |
 //! | [`object`], [`mime`], [`text`] | what the server is told about a file; how text is cut |

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::piece::Piece;
 
-/// Bytes to upload.
+/// Bytes to upload. Others implement it by handing on to a reader or a [`FileSource`].
 pub trait Source: Send {
     /// Reads so many bytes into `room`, fewer only at the end; returns it and their number.
     fn fill(&mut self, room: Room, wanted: usize) -> impl Future<Output = (Room, io::Result<usize>)> + Send;

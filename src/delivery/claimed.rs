@@ -44,7 +44,7 @@ pub struct Tools {
     pub board: Arc<Board>,
     /// When a file is tried again.
     pub retry: Retry,
-    /// Bounds all buffers in flight.
+    /// Bounds all pieces being sent.
     pub buffers: Arc<Semaphore>,
     /// True once the daemon stops.
     pub stopping: watch::Receiver<bool>,
@@ -61,7 +61,7 @@ pub struct Claimed {
     pub root: Arc<Root>,
     /// The job's key.
     pub key: FileKey,
-    /// The job as claimed.
+    /// The job as the worker has it: as picked until its claim is durable, then as claimed.
     pub job: Job,
 }
 
@@ -113,7 +113,7 @@ impl Claimed {
         )
     }
 
-    /// Tells the journal; `None` if the job is no longer what this worker claimed.
+    /// Tells the journal; `None` if the job is no longer the generation that this worker has.
     pub(super) async fn apply(&self, event: Event) -> Result<Option<Job>, Failure> {
         let name = event.name();
         match self.tools.journal.apply_if(self.key, &self.job.path, self.job.generation, event).await {

@@ -1,7 +1,8 @@
 //! The pipeline has a file: its result made durable, then the journal told, then the post-action.
 //!
 //! The order is the promise: a result is durable before the journal says so, and the journal says so before the
-//! input is touched. A result that its folder refuses goes to the spool (see `spooled`). A crash in between is found at the next start: the result is adopted, the post-action finished.
+//! input is touched. A result that its folder refuses goes to the spool (see `spooled`). A crash in between is found
+//! at the next start: the result is adopted, the post-action finished.
 
 use std::ffi::OsStr;
 use std::io;

@@ -1,7 +1,7 @@
 //! Short work on the disk, off the async threads, and without a thread woken for each piece of it.
 //!
 //! A watch has a desk: one thread that does what comes for as long as there is something, so that under load no thread
-//! sleeps or wakes. Should the thread be held up by a slow disk, whoever comes next starts another one beside it. A folder
+//! sleeps or wakes. Should the thread be held up by a slow disk, whoever comes next, or waits, starts another beside it. A folder
 //! that does not answer holds up its own watch alone. It must not know what the work is about.
 
 use std::collections::{HashMap, VecDeque};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::job::WatchId;
 use crate::locks::lock;
@@ -18,6 +19,8 @@ use crate::panics;
 
 /// Work that takes longer holds others up.
 const PATIENCE: Duration = Duration::from_micros(300);
+/// How long whoever waits leaves it to others to see that a thread is held up.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Most threads of one watch.
 const MAX_THREADS: usize = 64;
 
@@ -55,7 +58,19 @@ impl Desks {
             // It cannot panic, and ends when there is nothing to do.
             drop(spawn_blocking(move || desks.work(watch)));
         }
-        match answered.await {
+        let mut answered = answered;
+        let outcome = loop {
+            match timeout(LOOK_AGAIN, &mut answered).await {
+                Ok(outcome) => break outcome,
+                // Nobody may come any more who would start another thread.
+                Err(_) if self.is_stuck(watch) => {
+                    let desks = self.clone();
+                    drop(spawn_blocking(move || desks.work(watch)));
+                }
+                Err(_) => {}
+            }
+        };
+        match outcome {
             Ok(Ok(value)) => value,
             Ok(Err(panic)) => resume_unwind(panic),
             // Only the end of the runtime gets here, and nobody waits then.
@@ -73,6 +88,15 @@ impl Desks {
         let needed = desk.threads == 0 || (held_up && desk.threads < MAX_THREADS);
         desk.threads += usize::from(needed);
         needed
+    }
+
+    /// Whether work waits behind a thread that is held up; then another thread is counted in.
+    fn is_stuck(&self, watch: WatchId) -> bool {
+        let mut desks = lock(&self.desks);
+        let Some(desk) = desks.get_mut(&watch) else { return false };
+        let stuck = !desk.waiting.is_empty() && desk.taken.elapsed() > PATIENCE && desk.threads < MAX_THREADS;
+        desk.threads += usize::from(stuck);
+        stuck
     }
 
     fn work(&self, watch: WatchId) {
@@ -110,9 +134,12 @@ mod tests {
             tasks.spawn(async move { desks.at(watch, move || n).await });
         }
         assert_eq!(tasks.join_all().await.into_iter().sum::<u32>(), 199 * 100);
-        while !lock(&desks.desks).is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let all_gone = async {
+            while !lock(&desks.desks).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(Duration::from_secs(30), all_gone).await.unwrap();
     }
 
     #[tokio::test]
@@ -129,7 +156,6 @@ mod tests {
             other.at(watch, work).await;
         });
         has_begun.await.unwrap();
-        std::thread::sleep(2 * PATIENCE);
         assert_eq!(desks.at(watch, || 7).await, 7);
         drop(end);
         hanging.await.unwrap();

@@ -1,7 +1,7 @@
 //! The dispatcher: which job goes next, to which pipeline, and when.
 //!
 //! One task makes all decisions, so they have one order. Which job goes next is chosen by `pick`; here it is given to a
-//! worker, who claims it before anything is sent, and followed to its end. The dispatcher itself never waits for the disk.
+//! worker, who claims it before anything is sent, and followed to its end. To start work, the dispatcher waits for no commit.
 //! The backlog stays in the journal: of each watch only a handful of keys is ever in memory.
 
 use std::collections::{HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! Delivery: a pending job becomes a result beside its input.
+//! Delivery: a pending job becomes a result beside its input, or in the folder for results.
 //!
 //! | module | is about |
 //! |---|---|

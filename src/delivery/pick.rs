@@ -1,8 +1,8 @@
 //! The choice of the jobs that may start now: watches take turns, and within a watch the oldest due job goes first.
 //!
 //! It never waits for one pipeline's limiter, slot or outage: it checks, notes the earliest time, and goes on to the
-//! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims and
-//! starts nothing: that is the dispatcher's.
+//! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims
+//! and starts nothing: the dispatcher starts workers, and they claim.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -29,7 +29,7 @@ use crate::progress::BEAT_EVERY;
 
 /// No job waits longer than this for another reason than its own failures.
 const LONGEST_OTHER_WAIT: Duration = Duration::from_secs(60);
-/// Pause of all claims when this process has no descriptors left.
+/// Nothing is picked for so long when this process has no descriptors left.
 const DESCRIPTOR_PAUSE: Duration = Duration::from_secs(5);
 
 /// What a limit of bytes is made of: bytes per second, and how many uploads share them.

@@ -41,7 +41,7 @@ use crate::journal::Failure;
 use crate::lease::Writers;
 use crate::sidecar::{self, Adoption, Kind, Place};
 
-/// All buffers of uploads together, in bytes.
+/// All pieces that are being sent together; the next piece of each, which is read meanwhile, may be as much again.
 pub const BUFFER_BYTES: usize = 32 * 1024 * 1024;
 /// Under a byte limit, no write is larger than what may be sent in this time: a pipe must not be silent.
 const LONGEST_WRITE: Duration = Duration::from_secs(10);

@@ -111,6 +111,8 @@ impl Walker {
                     );
                 }
             }
+            // Intake may have gone without there being anything to tell it.
+            report.stopped |= self.sink.is_closed();
             if report.stopped {
                 break;
             }

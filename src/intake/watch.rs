@@ -6,16 +6,17 @@
 //! An event only says "look here". The callback runs on notify's thread and never blocks: when the channel is
 //! full, or the kernel's queue overflowed, a flag asks for a rescan instead.
 
-use crate::locks::lock;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::event::{AccessKind, AccessMode, CreateKind, EventKind, ModifyKind, RemoveKind, RenameMode};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::{Notify, mpsc};
 
 use crate::fs::base_name;
+use crate::locks::lock;
 use crate::sidecar;
 
 /// Hints that may wait for intake; beyond it a rescan finds what was missed.
@@ -71,8 +72,9 @@ impl Watches {
         let (hints, receiver) = mpsc::channel(CAPACITY);
         let shared = Arc::<Shared>::default();
         let (callback_root, callback_shared) = (root.to_owned(), shared.clone());
+        let mut own = OwnRename::default();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            forward(event, &callback_root, &hints, &callback_shared);
+            forward(event, &mut own, &callback_root, &hints, &callback_shared);
         })?;
         Ok((Self { root: root.to_owned(), watcher: Mutex::new(watcher), shared }, receiver))
     }
@@ -92,7 +94,13 @@ impl Watches {
     }
 }
 
-fn forward(event: notify::Result<notify::Event>, root: &Path, hints: &mpsc::Sender<PathBuf>, shared: &Shared) {
+fn forward(
+    event: notify::Result<notify::Event>,
+    own: &mut OwnRename,
+    root: &Path,
+    hints: &mpsc::Sender<PathBuf>,
+    shared: &Shared,
+) {
     let lost = || {
         shared.rescan.store(true, Ordering::Release);
         shared.wake.notify_one();
@@ -106,10 +114,11 @@ fn forward(event: notify::Result<notify::Event>, root: &Path, hints: &mpsc::Send
     if matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write)) {
         return;
     }
+    let is_own = own.is(&event);
     for path in &event.paths {
         if let Ok(rel) = path.strip_prefix(root)
             && !rel.as_os_str().is_empty()
-            && !is_of_no_interest(path)
+            && !is_of_no_interest(path, event.kind, is_own)
             && hints.try_send(rel.to_owned()).is_err()
         {
             lost();
@@ -117,35 +126,79 @@ fn forward(event: notify::Result<notify::Event>, root: &Path, hints: &mpsc::Send
     }
 }
 
+/// The rename of a temp file of ours that was heard of last.
+#[derive(Default)]
+struct OwnRename {
+    tracker: Option<usize>,
+}
+
+impl OwnRename {
+    /// Whether an event is of such a rename: the kernel tells of both ends, and numbers what belongs together.
+    fn is(&mut self, event: &notify::Event) -> bool {
+        let EventKind::Modify(ModifyKind::Name(mode)) = event.kind else { return false };
+        let is_temp = event.paths.first().is_some_and(|path| is_temp(base_name(path)));
+        if mode == RenameMode::From && is_temp {
+            self.tracker = event.tracker();
+        }
+        is_temp || (event.tracker().is_some() && event.tracker() == self.tracker)
+    }
+}
+
+fn is_temp(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes())
+}
+
 /// Whether what happens at a path can concern no input: a temp file of ours, or a result that is written. Each delivery
-/// makes half a dozen such events; a folder of such a name, or one that is gone, is intake's to look at all the same.
-fn is_of_no_interest(path: &Path) -> bool {
+/// makes half a dozen such events. A folder may have the name of a result, and is intake's to look at all the same.
+///
+/// `is_own`: it is the rename of a temp file of ours. What stands there is not asked: that may take for ever.
+fn is_of_no_interest(path: &Path, kind: EventKind, is_own: bool) -> bool {
     let name = base_name(path);
     // The removal of an error file asks for another try.
     if !sidecar::is_output(name) || sidecar::input_of_error(name).is_some() {
         return false;
     }
-    // No folder of such a name is walked.
-    name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes())
-        || std::fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
+    let of_a_file = matches!(
+        kind,
+        EventKind::Access(AccessKind::Close(AccessMode::Write))
+            | EventKind::Create(CreateKind::File)
+            | EventKind::Modify(ModifyKind::Data(_))
+            | EventKind::Remove(RemoveKind::File)
+    );
+    // No folder of a temp file's name is walked.
+    is_own || of_a_file || is_temp(name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn renamed(mode: RenameMode, paths: &[&str], tracker: usize) -> notify::Event {
+        let event = notify::Event::new(EventKind::Modify(ModifyKind::Name(mode))).set_tracker(tracker);
+        paths.iter().fold(event, |event, path| event.add_path(path.into()))
+    }
+
     #[test]
     fn our_own_files_are_of_no_interest_but_folders_and_error_files_are() {
-        let dir = tempfile::tempdir().unwrap();
-        let at = |name: &str| dir.path().join(name);
-        for name in ["a.result.json", "a.error.json", "a.pdf"] {
-            std::fs::write(at(name), "x").unwrap();
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        let uninteresting = |name: &str, kind, is_own| is_of_no_interest(Path::new(name), kind, is_own);
+        assert!(uninteresting("in/a.result.json", written, false) && uninteresting(".rri-tmp-1", written, false));
+        for name in ["a.pdf", "a.error.json"] {
+            assert!(!uninteresting(name, written, false) && !uninteresting(name, written, true), "{name}");
         }
-        std::fs::create_dir(at("b.result.json")).unwrap();
-        let uninteresting = |name: &str| is_of_no_interest(&at(name));
-        assert!(uninteresting("a.result.json") && uninteresting(".rri-tmp-1"));
-        for name in ["a.pdf", "a.error.json", "gone.error.json", "b.result.json", "gone.result.json"] {
-            assert!(!uninteresting(name), "{name}");
-        }
+        let to = EventKind::Modify(ModifyKind::Name(RenameMode::To));
+        assert!(uninteresting("a.result.json", to, true));
+        assert!(!uninteresting("a.result.json", to, false), "a folder may have come");
+        assert!(!uninteresting("a.result.json", EventKind::Create(CreateKind::Folder), false));
+    }
+
+    #[test]
+    fn both_ends_of_our_own_rename_are_known() {
+        let mut own = OwnRename::default();
+        assert!(!own.is(&renamed(RenameMode::To, &["a.result.json"], 7)), "whose it is was not told");
+        assert!(own.is(&renamed(RenameMode::From, &["in/.rri-tmp-1"], 7)));
+        assert!(own.is(&renamed(RenameMode::To, &["in/a.result.json"], 7)));
+        assert!(own.is(&renamed(RenameMode::Both, &["in/.rri-tmp-1", "in/a.result.json"], 7)));
+        assert!(!own.is(&renamed(RenameMode::From, &["in/b"], 8)) && !own.is(&renamed(RenameMode::To, &["in/c"], 8)));
     }
 }

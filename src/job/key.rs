@@ -20,13 +20,13 @@ impl WatchId {
 }
 
 /// Bytes of a key that only tell the folder.
-const FOLDER: usize = 6;
+const FOLDER: usize = 4;
 
-/// Names a file in the journal: the watch, the first 6 bytes of the SHA-256 of the folder it is in, and the first 10 of that
+/// Names a file in the journal: the watch, the first 4 bytes of the SHA-256 of the folder it is in, and the first 12 of that
 /// of its whole path, both relative to the root of the watch.
 ///
 /// So the records of one folder stand side by side, and a walk, or a drop of many files, finds them in the few pages that the
-/// journal has read last. Two folders of one hash do no harm; two files are told apart by 80 bits even within one folder.
+/// journal has read last. Two folders of one hash do no harm; two files are told apart by 96 bits even within one folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileKey {
     /// The watch.
@@ -83,6 +83,6 @@ mod tests {
     #[test]
     fn the_keys_are_those_that_stand_in_journals() {
         let bytes = FileKey::new(WatchId::of("in"), Path::new("a/b")).to_bytes();
-        assert_eq!(hex::encode(bytes), "582967534d0f909dca978112ca1bc14cddc033f64b9dea80");
+        assert_eq!(hex::encode(bytes), "582967534d0f909dca978112c14cddc033f64b9dea80ea67");
     }
 }

@@ -53,7 +53,8 @@ pub(super) fn make(home: &Home, format: u32, free: Free) -> Result<PathBuf, Open
     let no_room = |free| OpenError::NoRoom { dir: home.dir().to_owned(), found: format, bytes, free };
     // Room that cannot be asked for is found out by the copying.
     if let Ok(free) = free(home.dir())
-        && free < bytes.saturating_add(MARGIN)
+        // The copy, and then every record may be written once more.
+        && free < bytes.saturating_mul(2).saturating_add(MARGIN)
     {
         return Err(no_room(free));
     }

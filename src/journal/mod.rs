@@ -20,11 +20,12 @@
 //! | `x`, watch id, path hash, index (2) | further row of a record that does not fit into 900 bytes |
 //! | `d`, watch id, due (8), path hash | empty: what the dispatcher is to look at, oldest first |
 //! | `c`, watch id | name and ledger of a watch |
-//! | `m` | the journal's identity, and the sum of the ledgers; part of every batch |
+//! | `m` | the journal's identity, the number of its last commit and the sum of the ledgers; its version tells how records are keyed; part of every batch |
 //!
 //! Beside it in the state directory: `lock` (held while the daemon lives), `journal.format`, `journal.id` (second
 //! copy of the identity: tells a lost journal from a new one), `journal.sequence` (how far it had come),
-//! `journal.suspect` (the last opening did not end), `journal.corrupt-<time>` (quarantine).
+//! `journal.suspect` (the last opening did not end), `journal.corrupt-<time>` (quarantine), `journal.format-<n>.backup` (as
+//! an earlier version left it).
 //!
 //! # Commit
 //! One thread takes the waiting events, up to a bound, and applies them in order, later ones of a batch seeing what
@@ -32,8 +33,9 @@
 //! the batch until it is durable, readers are shown the former records of the keys in it, so they never wait for the disk.
 //!
 //! # Opening
-//! Lock; format; unfinished snapshots moved aside; sled opened with panics caught, as long as there is reason to wait;
-//! every row read and compared with everything that is written twice; every file and name synced, for sled does not sync
+//! Lock; format, and a copy of a journal of an older one; unfinished snapshots moved aside; sled opened with panics caught,
+//! as long as there is reason to wait; every row read and compared with everything that is written twice; records of an
+//! earlier version moved to their keys; every file and name synced, for sled does not sync
 //! all of its own. What fails there is quarantined, except for errors of the operating system.
 //!
 //! An open that computes without an end cannot be ended from outside. It leaves the mark `journal.suspect`, the daemon

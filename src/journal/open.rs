@@ -57,8 +57,9 @@ pub enum OpenError {
     /// A newer program wrote the journal.
     #[error(
         "the journal in {} has format {found} and this program knows format {FORMAT}: install the version that wrote \
-         it, or put the copy journal.format-{FORMAT}.backup in its place if there is one, or move its `journal` and \
-         `journal.format` away and have the folders scanned again",
+         it, or remove `journal`, `journal.id`, `journal.format` and `journal.sequence` and copy what is in \
+         journal.format-{FORMAT}.backup here if there is one, or move its `journal` and `journal.format` away and have the \
+         folders scanned again",
         .dir.display()
     )]
     NewerFormat {
@@ -172,22 +173,27 @@ pub(super) fn open(state_dir: &Path, ways: &Ways) -> Result<(Store, Uuid, Conten
     if home.has_journal()? {
         match open_existing(&home, ways) {
             Ok(Some((db, id, content))) => {
-                if content.scattered {
-                    let moved = caught(&home.journal(), || rekey::rekey(&db, &content));
-                    moved.map_err(|trouble| unusable(&home, trouble))?;
-                }
                 // What a killed predecessor wrote and did not wait for becomes durable, too.
-                let store = Store::new(db, ways.sync_file, home, id, content.sequence)?;
-                let opened = Opened { records: content.records, quarantined, fresh: false };
-                return Ok((store, id, content, opened));
+                let store = Store::new(db, ways.sync_file, home.clone(), id, content.sequence)?;
+                let move_all = || caught(&home.journal(), || rekey::rekey(&store, &content));
+                let moved = if content.scattered { move_all() } else { Ok(()) };
+                match moved {
+                    Ok(()) => {
+                        let opened = Opened { records: content.records, quarantined, fresh: false };
+                        return Ok((store, id, content, opened));
+                    }
+                    Err(Trouble::Host(error)) => return Err(error),
+                    Err(Trouble::Damage(why)) => {
+                        drop(store);
+                        quarantined = Some(put_aside(&home, &why)?);
+                    }
+                }
             }
             // A first start that got no further than the database's own files.
             Ok(None) => {}
             Err(Trouble::Host(error)) => return Err(error),
             Err(Trouble::Damage(why)) => {
-                let target = home.quarantine()?;
-                tracing::error!(moved_to = %target.display(), %why, "the journal is damaged and was put aside: starting an empty one; files whose results stand there are not sent again");
-                quarantined = Some(target);
+                quarantined = Some(put_aside(&home, &why)?);
             }
         }
     } else if quarantined.is_none() && home.id()? != Id::Missing {
@@ -334,6 +340,12 @@ pub(super) fn open_db(dir: &Path) -> Result<sled::Db, sled::Error> {
             result => return result,
         }
     }
+}
+
+fn put_aside(home: &Home, why: &str) -> Result<PathBuf, OpenError> {
+    let target = home.quarantine()?;
+    tracing::error!(moved_to = %target.display(), %why, "the journal is damaged and was put aside: starting an empty one; files whose results stand there are not sent again");
+    Ok(target)
 }
 
 fn unusable(home: &Home, trouble: Trouble) -> OpenError {

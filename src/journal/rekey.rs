@@ -6,15 +6,17 @@
 use super::check::{Content, Fault};
 use super::layout::{self, Key};
 use super::record::{self, Meta};
-use super::store::read_record;
+use super::store::{Store, read_record};
 use super::view::sum;
 use crate::job::FileKey;
 
 /// Records of one batch.
 const STEP: usize = 512;
 
-/// Moves every record to its key. What becomes durable is up to the caller; sled keeps the order of the batches.
-pub(super) fn rekey(tree: &sled::Tree, content: &Content) -> Result<(), Fault> {
+/// Moves every record to its key. Each batch is durable before the next: sled may write over the room of rows that were
+/// removed, and until then a power cut must find them at their former keys.
+pub(super) fn rekey(store: &Store, content: &Content) -> Result<(), Fault> {
+    let tree: &sled::Tree = &store.db;
     let mut from = vec![layout::RECORD];
     loop {
         let mut batch = sled::Batch::default();
@@ -43,12 +45,14 @@ pub(super) fn rekey(tree: &sled::Tree, content: &Content) -> Result<(), Fault> {
         }
         let Some(last) = last else { break };
         tree.apply_batch(batch)?;
+        store.make_durable()?;
         // Behind it; a record that was moved there is met again, at its key.
         from = [&last[..], &[0]].concat();
     }
     if let Some(id) = content.id {
         let totals = sum(content.watches.values().map(|watch| &watch.counters));
         tree.insert(layout::META, record::encode_meta(&Meta { id, sequence: content.sequence, totals })?)?;
+        store.make_durable()?;
     }
     tracing::info!(records = content.records, "the records of the journal were moved to the keys of this version");
     Ok(())

@@ -1,4 +1,5 @@
-//! The files about an input, beside it or in a tree for them (see [`crate::fs`]): names, content and recognition of result and error files.
+//! The files about an input, beside it or in a tree for them (see [`crate::fs`]): names, content and recognition of result
+//! and error files.
 //!
 //! Both sides need it: intake, to adopt a result instead of sending a file again and never to ingest our own
 //! outputs; delivery, to write them. Writing durably is delivery's; here is what they are called and what they say.

@@ -215,7 +215,7 @@ async fn a_target_that_cannot_be_used_is_tried_again_and_costs_no_further_upload
     let daemon = host.start();
     let path = host.write("in/bad.txt", "x");
     let tries = || daemon.messages("the move of this dead letter is tried again").len();
-    wait_for("two tries", || tries() == 2 || engine.faults().hits(refused) > 1).await;
+    wait_for("two tries", || tries() >= 2 || engine.faults().hits(refused) > 1).await;
     // Longer than it settles.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(engine.faults().hits(refused), 1, "what stands there again is what was given up");
@@ -243,7 +243,7 @@ async fn retried_while_its_move_fails(marker: Option<&str>, mend: bool) {
     }
     let tries = || daemon.messages("the move of this dead letter is tried again").len();
     // The next try is some seconds away.
-    wait_for("two tries", || tries() == 2).await;
+    wait_for("two tries", || tries() >= 2).await;
     engine.faults().clear();
     let retried = host.output(&["retry", "--yes", host.inbox().join("bad.txt").to_str().unwrap()]);
     assert_eq!(retried.0, 0, "{retried:?}");
@@ -297,9 +297,7 @@ async fn what_a_dropper_can_do_is_told_to_operators_too() {
             std::fs::read_to_string(host.path(error_file)).unwrap().replace("\"schema_version\"", "\"version\"");
         assert_eq!(host.output(&["pause", "in"]).0, 0);
         host.write(error_file, strange);
-        if let Some(letter) = letter() {
-            assert_eq!(letter["hint"], serde_json::Value::Null, "{letter}");
-        }
+        wait_for("the words to be gone", || !host.output(&["list", "--state", "failed"]).1.contains(words)).await;
         daemon.stop().await;
     }
 }

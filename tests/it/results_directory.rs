@@ -347,8 +347,11 @@ async fn a_crash_after_the_move_of_a_dead_letter_is_noticed_by_its_error_file() 
     daemon.stop().await;
     // At the next start nothing is left to be done about it.
     let daemon = host.start();
-    daemon.logged("scan complete").await;
+    host.write("in/later.txt", "y");
+    has_result_of(&host, "later.txt", "y").await;
+    assert!(!daemon.log().contains("given up, and gone from its place"), "{}", daemon.log());
     daemon.stop().await;
+    assert_eq!(engine.delivered(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

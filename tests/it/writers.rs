@@ -243,12 +243,12 @@ async fn a_delivered_file_that_is_removed_and_dropped_again_is_sent_again() {
     assert_eq!(deliveries[0].object_id, deliveries[1].object_id, "a repeat replaces");
 }
 
-/// A file is removed while its delivery ends, `meanwhile` happens, and the same content is dropped again.
-async fn removed_while_its_delivery_ends(extra: &str, meanwhile: impl AsyncFnOnce(&Host, &Daemon)) {
+/// A file is removed while its delivery ends, which takes so many seconds, `meanwhile` happens, and the same content is dropped again.
+async fn removed_while_its_delivery_ends(extra: &str, delay: u64, meanwhile: impl AsyncFnOnce(&Host, &Daemon)) {
     let (host, engine) = (Host::new(), engine().await);
     host.configure(&engine.uri(), extra);
     // Every last look at the file has been taken when the reply is awaited.
-    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(3))).times(1));
+    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(delay))).times(1));
     let daemon = host.start();
     let path = host.write("in/f.txt", "the same");
     wait_for("the close", || engine.faults().hits(late) == 1).await;
@@ -268,24 +268,24 @@ async fn removed_while_its_delivery_ends(extra: &str, meanwhile: impl AsyncFnOnc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_removed_while_its_delivery_ends_and_dropped_again_is_sent_again() {
-    removed_while_its_delivery_ends("", async |_, _| ()).await;
+    removed_while_its_delivery_ends("", 3, async |_, _| ()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nor_does_a_reload_forget_that_a_file_was_removed_while_its_delivery_ends() {
+async fn a_reload_does_not_forget_that_a_file_was_removed_while_its_delivery_ends() {
     let reload = async |host: &Host, daemon: &Daemon| {
         // The hint of its removal is heard before.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        sentinel(host, "heard.txt").await;
         host.edit_config("exclude = [\"x\"]", "exclude = [\"y\"]");
         assert_eq!(host.output(&["reload"]).0, 0);
         wait_for("the new intake", || daemon.messages("scan complete").len() >= 2).await;
     };
-    removed_while_its_delivery_ends("exclude = [\"x\"]", reload).await;
+    removed_while_its_delivery_ends("exclude = [\"x\"]", 8, reload).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_folder_is_polled_a_file_removed_while_its_delivery_ends_is_known_to_be_gone() {
-    removed_while_its_delivery_ends("detect = \"poll\"\npoll_interval = \"1s\"", async |_, _| ()).await;
+    removed_while_its_delivery_ends("detect = \"poll\"\npoll_interval = \"1s\"", 3, async |_, _| ()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -418,7 +418,7 @@ async fn a_file_truncated_during_its_upload_is_not_committed_and_arrives_as_it_i
 async fn a_file_replaced_by_its_like_while_its_delivery_ends_does_not_lie_there_for_ever() {
     let (host, engine) = (Host::new(), engine().await);
     host.configure(&engine.uri(), "on_success = \"delete\"");
-    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_millis(1500))).times(1));
+    let late = engine.faults().add(Rule::close(Effect::Delay(Duration::from_secs(3))).times(1));
     let daemon = host.start();
     let path = host.write("in/f.txt", "the same");
     wait_for("the close", || engine.faults().hits(late) == 1).await;

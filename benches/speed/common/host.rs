@@ -57,7 +57,7 @@ impl Engine {
     }
 }
 
-/// A scratch host on the disk that the build is on: memory has no `fsync` worth the name.
+/// A scratch host.
 pub struct Host {
     dir: tempfile::TempDir,
 }
@@ -65,7 +65,7 @@ pub struct Host {
 impl Host {
     /// An empty host with a pipeline file and an inbox `in`.
     pub fn new() -> Self {
-        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let dir = super::scratch();
         let host = Self { dir };
         fs::create_dir(host.path("in")).unwrap();
         host.pipeline_file("test");

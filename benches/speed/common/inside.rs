@@ -15,7 +15,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub struct Inside {
     /// The engine.
     pub sandbox: Sandbox,
-    runtime: Runtime,
+    _runtime: Runtime,
 }
 
 impl Inside {
@@ -24,7 +24,7 @@ impl Inside {
         let runtime = Runtime::new().unwrap();
         let options = Options { api_key: SecretString::from(KEY), ..Options::default() };
         let sandbox = runtime.block_on(Sandbox::start(options)).unwrap();
-        Self { sandbox, runtime }
+        Self { sandbox, _runtime: runtime }
     }
 
     /// Waits until this is so; false if it did not come to be within the time.

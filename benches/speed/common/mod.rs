@@ -22,6 +22,15 @@ pub use peers::{answer_of, peer};
 pub use process::{Usage, usage, wakeups};
 pub use tree::{Tree, bare_walk};
 
+/// A folder to measure in, removed when it is dropped: in `$RRI_BENCH_DIR`, or on the disk that the build is on. Not in memory,
+/// which has no `fsync` worth the name.
+///
+/// Whoever times new files keeps it to the end: ext4 goes round the inodes of files that were removed minutes ago, one by one.
+pub fn scratch() -> tempfile::TempDir {
+    let place = std::env::var("RRI_BENCH_DIR").unwrap_or_else(|_| env!("CARGO_TARGET_TMPDIR").to_owned());
+    tempfile::tempdir_in(&place).unwrap_or_else(|error| panic!("{place}: {error}"))
+}
+
 /// The machine, in one line.
 pub fn machine() -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -121,7 +121,7 @@ function failureRow() {
     sayOrHide(hint, job.hint || "");
     const told = [job.state, size(job.size), job.attempts + (job.attempts === 1 ? " attempt" : " attempts")];
     if (job.last_attempt_at) told.push("last " + ago(job.last_attempt_at));
-    if (job.sidecar) told.push("see " + job.sidecar + " beside it");
+    if (job.sidecar) told.push("see " + job.sidecar + (job.sidecar.startsWith("/") ? "" : " beside it"));
     say(about, told.join(" · "));
   } };
 }

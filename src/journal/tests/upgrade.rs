@@ -74,7 +74,7 @@ async fn the_copy_put_back_is_the_journal_of_before_for_either_version() {
     journal.close().await;
 
     // As it is documented.
-    let script = "rm -r journal journal.id journal.format journal.sequence && cp -a journal.format-1.backup/. .";
+    let script = "rm -rf journal journal.id journal.format journal.sequence && cp -a journal.format-1.backup/. .";
     let status = Command::new("sh").args(["-ec", script]).current_dir(dir.path()).status().unwrap();
     assert!(status.success());
     assert!(is_readable_by_1(dir.path()));
