@@ -45,7 +45,7 @@ pub fn run(args: &[String]) -> Verdict {
         engine.uri(),
         &format!("threads = {UPLOADS}"),
         &format!(
-            "settle = \"1s\"\n[limits]\nmax_concurrent_uploads = {UPLOADS}\n\
+            "settle = \"1s\"\nmax_size = \"1TiB\"\n[limits]\nmax_concurrent_uploads = {UPLOADS}\n\
              [pipelines.test.limits]\nmax_concurrent_uploads = {UPLOADS}"
         ),
     );

@@ -362,6 +362,13 @@ mod tests {
     }
 
     #[test]
+    fn a_dot_at_the_beginning_of_a_long_name_begins_no_extension() {
+        let name = disambiguated(OsStr::new(&format!("a.{}", "b".repeat(253))), &[1; 32]);
+        assert_eq!(name.to_str().unwrap(), format!("a.{}~01010101", "b".repeat(244)));
+        assert_eq!(disambiguated(OsStr::new("a.pdf"), &[1; 32]), "a~01010101.pdf");
+    }
+
+    #[test]
     fn long_names_of_different_files_stay_different() {
         let (a, b) = ("a".repeat(250) + "x", "a".repeat(250) + "y");
         assert_ne!(name_of(OsStr::new(&a), Kind::Result, 1), name_of(OsStr::new(&b), Kind::Result, 1));

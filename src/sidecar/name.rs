@@ -18,6 +18,8 @@ pub const HIDDEN_PREFIX: &str = ".rri-";
 /// Prefix of temp files; the object id follows.
 pub const TEMP_PREFIX: &str = ".rri-tmp-";
 
+/// Longest ending of a name that is kept when the name is made longer, in bytes.
+const MAX_EXTENSION: usize = 100;
 /// Suffix of the text of a result.
 const TEXT_SUFFIX: &str = ".result.txt";
 
@@ -129,10 +131,13 @@ pub(super) fn results_of_text(name: &OsStr) -> Vec<OsString> {
 /// `stem~<8 hex of the hash>.ext`: the name of a moved file whose own name is taken at the target.
 pub fn disambiguated(input: &OsStr, sha256: &ContentHash) -> OsString {
     let path = Path::new(input);
-    let extension = path.extension().map(|ext| [b".", ext.as_bytes()].concat()).unwrap_or_default();
     let mark = format!("~{}", short_hash(sha256));
-    let mut name = path.file_stem().unwrap_or(input).as_bytes().to_vec();
-    let room = NAME_MAX.saturating_sub(mark.len() + extension.len());
+    // What follows the last dot of a name may be nearly all of it, and is no extension then.
+    let extension = path.extension().filter(|ext| ext.len() <= MAX_EXTENSION);
+    let stem = extension.and_then(|_| path.file_stem()).unwrap_or(input);
+    let extension = extension.map(|ext| [b".", ext.as_bytes()].concat()).unwrap_or_default();
+    let mut name = stem.as_bytes().to_vec();
+    let room = NAME_MAX - mark.len() - extension.len();
     if name.len() > room {
         name.truncate(floor_char_boundary(&name, room));
     }
