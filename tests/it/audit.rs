@@ -9,10 +9,9 @@ use rocketride_ingest::audit::{Audit, Findings, Pace, Report, Subject, WatchRepo
 use rocketride_ingest::config::{Config, Environment};
 use rocketride_ingest::delivery::spool::Spool;
 use rocketride_ingest::identity::Identity;
-use rocketride_ingest::journal::{Journal, OpenError};
 use rocketride_ingest::sandbox::Sandbox;
 
-use crate::harness::{Host, engine, read_json};
+use crate::harness::{Host, engine, open_journal, read_json};
 
 /// Audits a host on which no daemon runs.
 pub async fn audit(host: &Host) -> Report {
@@ -22,14 +21,7 @@ pub async fn audit(host: &Host) -> Report {
 /// As [`audit`]; inputs that are older are expected to be known.
 async fn audit_after(host: &Host, grace: Duration) -> Report {
     let config = Config::load(&host.path("config.toml"), &Environment::default()).unwrap();
-    let (journal, opened) = loop {
-        match Journal::open(&config.state.directory) {
-            // A process that another test is starting has our lock until it runs its own program.
-            Err(OpenError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
-            opened => break opened.unwrap(),
-        }
-    };
-    assert_eq!(opened.quarantined, None);
+    let journal = open_journal(&config.state.directory).await;
     // A host may have been given away: then the results are another user's.
     let uid = std::fs::metadata(&config.state.directory).unwrap().uid();
     let identity = Identity::load(&config.state.directory, None, false).unwrap();

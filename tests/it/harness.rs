@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use rocketride_ingest::job::WatchId;
-use rocketride_ingest::journal::Journal;
+use rocketride_ingest::journal::{Journal, OpenError};
 use rocketride_ingest::sandbox::{Delivery, Options, Sandbox};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -130,8 +130,7 @@ impl Host {
 
     /// How many generations of a watch the journal has in a state. Only while no daemon runs.
     pub async fn journaled(&self, watch: &str, state: &str) -> u64 {
-        let (journal, opened) = Journal::open(&self.path("state")).unwrap();
-        assert_eq!(opened.quarantined, None);
+        let journal = open_journal(&self.path("state")).await;
         let counters = journal.counters(WatchId::of(watch));
         journal.close().await;
         assert!(counters.balanced(), "{counters:?}");
@@ -446,4 +445,20 @@ pub fn files_beneath(folder: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// Opens the journal of a daemon that does not run.
+pub async fn open_journal(state: &Path) -> Journal {
+    let deadline = Instant::now() + PATIENCE;
+    let (journal, opened) = loop {
+        match Journal::open(state) {
+            // A process that another test is starting has our lock until it runs its own program.
+            Err(OpenError::Locked { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(opened.quarantined, None);
+    journal
 }
