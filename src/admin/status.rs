@@ -8,6 +8,7 @@ use super::{Desk, Running};
 use crate::board::Flight;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
+use crate::fs::free_space;
 use crate::job::{Millis, STATE_NAMES};
 use crate::journal::backups;
 use crate::pauses::{Paused, Subject};
@@ -114,10 +115,9 @@ fn pipeline(desk: &Desk, line: &Line, paused: &Paused) -> Pipeline {
 
 fn state(desk: &Desk, running: &Running) -> State {
     let state = &running.config.state;
-    let free = rustix::fs::statvfs(&state.directory).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
     State {
         directory: Shown(&state.directory).to_string(),
-        free_bytes: free.ok(),
+        free_bytes: free_space(&state.directory).ok(),
         min_free_bytes: state.min_free,
         journal_bytes: desk.journal.size_on_disk().ok(),
         journal_backups: backups(&state.directory).iter().map(|backup| Shown(backup).to_string()).collect(),

@@ -124,13 +124,18 @@ impl Claimed {
     async fn tidy(&self, results: Arc<Dir>) -> bool {
         let claimed = self.clone();
         blocking(move || {
-            let (path, identity) = (&claimed.job.path, &claimed.tools.identity);
-            if let Err(error) = remove_error_file(&results, base_name(path), identity) {
-                tracing::warn!(path = %Shown(path), %error, "cannot remove the error file of an earlier failure");
-            }
+            claimed.remove_error_file(&results);
             claimed.is_absent()
         })
         .await
+    }
+
+    /// Removes the error file of an earlier failure, if there is one: one that stays does no harm but to mislead. Blocks.
+    pub(super) fn remove_error_file(&self, results: &Dir) {
+        let path = &self.job.path;
+        if let Err(error) = remove_error_file(results, base_name(path), &self.tools.identity) {
+            tracing::warn!(path = %Shown(path), %error, "cannot remove the error file of an earlier failure");
+        }
     }
 
     /// Whether a file that stays where it is after its delivery is known to be gone already. Blocks.

@@ -14,12 +14,11 @@ use tokio::task::spawn_blocking;
 
 use super::blocking;
 use super::claimed::Claimed;
-use super::result::{Placing, Temp, place_all, remove_error_file};
+use super::result::{Placing, Temp, place_all};
 use crate::fs::{Dir, Look, Seen, base_name};
 use crate::job::WatchId;
 use crate::locks::lock;
 use crate::panics;
-use crate::show::Shown;
 use crate::sidecar::Kind;
 
 /// Most results of one group.
@@ -185,12 +184,9 @@ fn place(group: Vec<ToPlace>) -> Vec<Result<Here, Unplaced>> {
         identity: &claimed.tools.identity,
     });
     let placed = place_all(files.collect());
-    for (placed, (nth, claimed, dir, _, input)) in placed.into_iter().zip(&owners) {
-        if placed.is_ok()
-            && let Err(error) = remove_error_file(dir, input, &claimed.tools.identity)
-        {
-            let path = Shown(&claimed.job.path);
-            tracing::warn!(%path, %error, "cannot remove the error file of an earlier failure");
+    for (placed, (nth, claimed, dir, ..)) in placed.into_iter().zip(&owners) {
+        if placed.is_ok() {
+            claimed.remove_error_file(dir);
         }
         let placed = placed.map(|name| Here { name, is_absent: claimed.is_absent() });
         outcomes[*nth] = Some(placed.map_err(|error| unplaced(claimed, error)));

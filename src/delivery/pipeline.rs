@@ -6,7 +6,7 @@
 //! forgot it. An outage is logged at its start and its end, and every ten minutes with a count.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -17,6 +17,7 @@ use super::started::{self, Started};
 use crate::blocking::blocking;
 use crate::client::{Backoff, ConnectOptions, Connection, Error, ExecuteOptions, Link, ServiceUri, load_pipeline};
 use crate::config::{Config, Pipeline, Target};
+use crate::locks::lock;
 
 /// How often a lasting outage is logged.
 const REMIND: Duration = Duration::from_secs(600);
@@ -114,7 +115,7 @@ impl Line {
         let own = |line: &Self| matches!(line.config.target, Target::File(_));
         if own(self) && own(earlier) && earlier.config.uri == self.config.uri {
             let token = earlier.session().map(|session| session.token.clone());
-            *self.earlier.lock().unwrap_or_else(PoisonError::into_inner) = token;
+            *lock(&self.earlier) = token;
         }
     }
 
@@ -395,7 +396,7 @@ impl Line {
             token = self.start(connection, options).await?;
         }
         self.note(&content).await;
-        let earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let earlier = lock(&self.earlier).take();
         if let Some(earlier) = earlier.filter(|earlier| earlier.expose_secret() != token.expose_secret()) {
             match connection.terminate(&earlier, self.timeouts.start).await {
                 Ok(()) => tracing::info!(pipeline = %name, "the task of its earlier file was ended"),

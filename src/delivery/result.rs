@@ -312,17 +312,12 @@ impl Drop for Temp {
     }
 }
 
-/// Removes the error file of an input that was delivered after all. True if there was one.
-pub fn remove_error_file(dir: &Dir, input: &OsStr, identity: &Identity) -> io::Result<bool> {
-    match sidecar::find(dir, input, Kind::Error, identity)? {
-        Place::Ours(ours) => {
-            dir.unlink(&ours.name)?;
-            crash::point("error-file.removed");
-            dir.sync()?;
-            Ok(true)
-        }
-        Place::Free(_) => Ok(false),
-    }
+/// Removes the error file of an input that was delivered after all, if there is one.
+pub fn remove_error_file(dir: &Dir, input: &OsStr, identity: &Identity) -> io::Result<()> {
+    let Place::Ours(ours) = sidecar::find(dir, input, Kind::Error, identity)? else { return Ok(()) };
+    dir.unlink(&ours.name)?;
+    crash::point("error-file.removed");
+    dir.sync()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::config::State;
+use crate::fs::free_space;
 use crate::show::Shown;
 
 /// How often the free space is looked at.
@@ -28,8 +29,8 @@ impl Space {
             return self.enough;
         }
         self.checked = Some(now);
-        let free = rustix::fs::statvfs(&self.state.directory).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-        let enough = free.is_ok_and(|free| free >= self.state.min_free);
+        let free = free_space(&self.state.directory);
+        let enough = free.as_ref().is_ok_and(|free| *free >= self.state.min_free);
         if enough != self.enough {
             let path = Shown(&self.state.directory);
             if enough {

@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use crate::config::State;
 use crate::crash;
-use crate::fs::{Dir, Look};
+use crate::fs::{Dir, Look, free_space};
 use crate::identity::Identity;
 use crate::locks::lock;
 use crate::show::Shown;
@@ -148,7 +148,7 @@ impl Spool {
         if size > sidecar::MAX_LEN {
             return full(format!("the result has {size} bytes, more than any file of ours"));
         }
-        let free = rustix::fs::statvfs(&self.path).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))?;
+        let free = free_space(&self.path)?;
         let mut index = self.lock();
         if free < size.saturating_add(JOURNAL_ROOM) {
             return full(format!("the disk of the spool has {free} bytes left, which the journal needs"));

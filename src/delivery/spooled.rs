@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::blocking;
 use super::claimed::{Claimed, Tools, short};
-use super::result::{Input, Temp, remove_error_file};
+use super::result::{Input, Temp};
 use super::spool::MAX_FILES;
 use super::verdict::{self, Fault};
 use crate::crash;
@@ -174,9 +174,7 @@ impl Claimed {
         };
         match place() {
             Ok(name) => {
-                if let Err(error) = remove_error_file(&results, base_name(rel), identity) {
-                    tracing::warn!(path = %Shown(rel), %error, "cannot remove the error file of an earlier failure");
-                }
+                self.remove_error_file(&results);
                 placed(name, whole.warning)
             }
             Err(error) => refused(error),

@@ -146,12 +146,10 @@ impl Worker {
     /// Works the job to its end; returns what the pipeline failed on, if it did. Errors: the journal failed.
     pub async fn run(mut self) -> Result<Option<Blamed>, Failure> {
         let at = unix_millis();
-        let mut claimed = self.claimed.clone();
-        claimed.job = claimed.job.claimed(at);
+        let claimed = Claimed { job: self.claimed.job.claimed(at), ..self.claimed.clone() };
         // The disk is asked for the file while it makes the claim durable; nothing is sent before both are done.
-        let preparing = claimed.clone();
         let (claim, prepared) =
-            tokio::join!(self.claimed.apply(Event::Claim { at }), claimed.at_desk(move || prepare(&preparing)));
+            tokio::join!(self.claimed.apply(Event::Claim { at }), self.claimed.at_desk(move || prepare(&claimed)));
         let Some(job) = claim? else {
             // It moved on since it was picked.
             let _ = self.reports.send(Report::Ended { id: self.id, abandoned: false, outcome: Outcome::Other });

@@ -37,6 +37,12 @@ use crate::locks::lock;
 /// `openat2` reports EAGAIN when a rename races the resolution; the kernel's advice is to try again.
 const RESOLVE_TRIES: usize = 16;
 
+/// Bytes that are free for us on the filesystem of a path.
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// A folder that is watched, held open for as long as it is what it was.
 #[derive(Debug)]
 pub struct Root {

@@ -118,13 +118,7 @@ impl Host {
     pub fn unprivileged(command: &Command) -> Command {
         let mut wrapped = Command::new("setpriv");
         wrapped.args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}"), "--clear-groups".into()]);
-        wrapped.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
+        carry(command, &mut wrapped);
         wrapped
     }
 
@@ -461,4 +455,15 @@ pub async fn open_journal(state: &Path) -> Journal {
     };
     assert_eq!(opened.quarantined, None);
     journal
+}
+
+/// Makes another command, which runs the one that is named at its end, run this one in its environment.
+pub fn carry(command: &Command, wrapped: &mut Command) {
+    wrapped.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use crate::harness::{Host, engine};
+use crate::harness::{Host, carry, engine};
 use crate::mount::skipped;
 
 type Entry = BTreeMap<String, String>;
@@ -43,13 +43,7 @@ impl Journal {
         std::fs::create_dir_all(host.path("journal")).unwrap();
         let mut wrapped = Command::new("unshare");
         wrapped.args(["--mount", "sh", "-c", script, "sh"]).arg(host.path("journal"));
-        wrapped.arg(command.get_program()).args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => wrapped.env(name, value),
-                None => wrapped.env_remove(name),
-            };
-        }
+        carry(command, &mut wrapped);
         wrapped
     }
 

@@ -8,6 +8,7 @@ use crate::admin::{Desk, Running};
 use crate::clock::rfc3339;
 use crate::delivery::pipeline::Line;
 use crate::folder::{Availability, Folder};
+use crate::fs::free_space;
 use crate::job::{JobState, Millis};
 use crate::pauses::Subject;
 use crate::show::escaped;
@@ -58,8 +59,7 @@ pub(super) fn obstacles(desk: &Desk, running: &Running, folder: &Folder) -> Vec<
         }
     }
     let state = &running.config.state;
-    let free = rustix::fs::statvfs(&state.directory).map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize));
-    if !free.is_ok_and(|free| free >= state.min_free) {
+    if !free_space(&state.directory).is_ok_and(|free| free >= state.min_free) {
         found.push("the state directory has less free space than state.min_free".to_owned());
     }
     found

@@ -95,9 +95,8 @@ fn missing(dir: &Path, report: &mut Report) {
 
 fn free_space(config: &Config, report: &mut Report) {
     let (dir, needed) = (access::nearest(&config.state.directory), config.state.min_free);
-    match rustix::fs::statvfs(&dir) {
-        Ok(stat) => {
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    match crate::fs::free_space(&dir) {
+        Ok(free) => {
             if needed == 0 {
                 report.ok(format_args!("{} free (state.min_free is off)", size(free)));
             } else if free < needed {
