@@ -322,24 +322,17 @@ impl Folder {
         lock(&self.kept.hold).as_ref().map(|hold| hold.until).filter(|until| *until > now)
     }
 
-    /// Registers a temp file of a worker, so that no sweep removes it.
-    pub fn claim_temp(self: &Arc<Self>, name: OsString) -> TempClaim {
-        lock(&self.kept.temps).insert(name.clone());
-        TempClaim { folder: self.clone(), name }
+    /// Registers a temp file of a worker, so that no sweep removes it; none if another worker of this process has it.
+    pub fn claim_temp(self: &Arc<Self>, name: OsString) -> Option<TempClaim> {
+        let is_free = lock(&self.kept.temps).insert(name.clone());
+        is_free.then(|| TempClaim { folder: self.clone(), name })
     }
 
     /// Removes a temp file that a crash left, unless a worker of this process is writing it.
     pub fn sweep_temp(&self, dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> io::Result<bool> {
-        debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
+        // Nobody begins it meanwhile.
         let temps = lock(&self.kept.temps);
-        // A second link is what a crash between link and unlink leaves; this name goes, the other stays.
-        let ours = dir.file(name)?.is_some_and(|seen| seen.uid == uid);
-        if temps.contains(name) || !ours {
-            return Ok(false);
-        }
-        dir.unlink(name)?;
-        crash::point("temp.swept");
-        Ok(true)
+        if temps.contains(name) { Ok(false) } else { sweep(dir, name, uid) }
     }
 
     /// Says that a result cannot be written; nothing new is sent for this watch until the guard is dropped.
@@ -421,6 +414,23 @@ impl TempClaim {
     pub fn name(&self) -> &std::ffi::OsStr {
         &self.name
     }
+
+    /// Removes what a crash left at the name.
+    pub fn sweep(&self, dir: &Dir, uid: u32) -> io::Result<bool> {
+        sweep(dir, &self.name, uid)
+    }
+}
+
+/// Removes a temp file if it is of this user.
+fn sweep(dir: &Dir, name: &std::ffi::OsStr, uid: u32) -> io::Result<bool> {
+    debug_assert!(name.as_encoded_bytes().starts_with(sidecar::TEMP_PREFIX.as_bytes()));
+    // A second link is what a crash between link and unlink leaves; this name goes, the other stays.
+    let ours = dir.file(name)?.is_some_and(|seen| seen.uid == uid);
+    if ours {
+        dir.unlink(name)?;
+        crash::point("temp.swept");
+    }
+    Ok(ours)
 }
 
 impl Drop for TempClaim {

@@ -26,6 +26,8 @@ use super::options::ConnectOptions;
 /// Largest frame this side sends. The server refuses messages over 262,144,000 bytes, and one just below costs it all
 /// pipes of the task (it forwards the message with a longer header).
 pub(super) const MAX_OUTGOING: usize = 192 * 1024 * 1024;
+/// Bytes that are read at a time: replies are small, and the whole of the buffer is cleared for each read.
+const READ_BUFFER: usize = 16 * 1024;
 /// Frames are handed to the socket from a buffer of about this size.
 const WRITE_BUFFER: usize = 128 * 1024;
 /// What control frames may add to a buffer that holds one frame.
@@ -90,6 +92,7 @@ async fn attempt(options: &ConnectOptions, stage: &AtomicU8) -> Result<(Socket, 
     stage.store(if options.uri.is_plaintext() { 3 } else { 2 }, Ordering::Relaxed);
 
     let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER)
         .max_write_buffer_size(WRITE_BUFFER + MAX_OUTGOING + CONTROL_ROOM)
         .max_message_size(Some(options.max_message))

@@ -125,7 +125,7 @@ impl Claimed {
         let claimed = self.clone();
         blocking(move || {
             claimed.remove_error_file(&results);
-            claimed.is_absent()
+            claimed.is_absent(None)
         })
         .await
     }
@@ -141,10 +141,11 @@ impl Claimed {
     /// Whether a file that stays where it is after its delivery is known to be gone already. Blocks.
     ///
     /// While it is being sent intake cannot note that, and never hears of it again: the same content, dropped there once
-    /// more, would count as sent.
-    pub(super) fn is_absent(&self) -> bool {
+    /// more, would count as sent. `dir` is the folder that it was in: while its name stands there, nothing more is asked.
+    pub(super) fn is_absent(&self, dir: Option<&Dir>) -> bool {
         // A post-action sees for itself.
         self.folder.watch.on_success == OnSuccess::Keep
+            && dir.is_none_or(|dir| !matches!(dir.exists(base_name(&self.job.path)), Ok(true)))
             && matches!(self.root.look(&self.job.path), Look::Absent)
             && self.folder.can_tell(&self.job)
     }
@@ -262,7 +263,7 @@ impl Claimed {
     pub(super) fn begin(&self, dir: &Arc<Dir>, seen: &Seen) -> io::Result<Temp> {
         let (rel, uid) = (&self.job.path, self.tools.identity.uid);
         let results = self.root.make_results(rel, Some(dir))?;
-        let input = Input { dir, name: base_name(rel), seen };
+        let input = Input::Seen(dir, base_name(rel), seen);
         Temp::create(&self.folder, &results, self.object_id(), Some(input), uid)
     }
 

@@ -1,10 +1,12 @@
 //! The dispatcher: which job goes next, to which pipeline, and when.
 //!
 //! One task makes all decisions, so they have one order. Which job goes next is chosen by `pick`; here it is given to a
-//! worker, who claims it before anything is sent, and followed to its end. To start work, the dispatcher waits for no commit.
+//! worker, who claims it, is told when its turn to send it comes, and is followed to its end. To start work, the dispatcher
+//! waits for no commit.
 //! The backlog stays in the journal: of each watch only a handful of keys is ever in memory.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -49,6 +51,8 @@ pub struct Dispatcher {
     picker: Picker,
     workers: JoinSet<Result<Option<Blamed>, Failure>>,
     in_flight: HashMap<tokio::task::Id, InFlight>,
+    /// Uploads that are not over, or whose workers are not.
+    uploads: HashMap<UploadId, Uploading>,
     reports: mpsc::UnboundedReceiver<Report>,
     report_to: mpsc::UnboundedSender<Report>,
     paused: watch::Receiver<Paused>,
@@ -61,18 +65,21 @@ pub struct Dispatcher {
 /// What is needed should a worker panic.
 struct InFlight {
     /// None while only a post-action is done.
-    upload: Option<Uploading>,
+    upload: Option<UploadId>,
     claimed: Claimed,
 }
 
 /// Where an upload goes.
-#[derive(Clone)]
 struct Uploading {
-    id: UploadId,
     pipeline: usize,
     session: Arc<Session>,
     /// It is the probe of a pipeline that fails.
     probe: bool,
+    key: FileKey,
+    path: PathBuf,
+    folder: Arc<Folder>,
+    /// Tells its worker that its turn has come, or by its drop that it will not come.
+    turn: Option<oneshot::Sender<Arc<Session>>>,
 }
 
 /// What the dispatcher shares with the rest of the daemon.
@@ -126,6 +133,7 @@ impl Dispatcher {
             picker,
             workers: JoinSet::new(),
             in_flight: HashMap::new(),
+            uploads: HashMap::new(),
             reports,
             report_to,
             paused,
@@ -184,10 +192,9 @@ impl Dispatcher {
     fn configure(&mut self, order: Order) {
         let Order { config, folders, lines, done } = order;
         let known: Vec<_> = self.picker.lanes.iter().map(|lane| lane.folder.clone()).collect();
-        let uses: HashSet<_> =
-            self.in_flight.values().filter_map(|flight| Some(flight.upload.as_ref()?.pipeline)).collect();
+        let uses: HashSet<_> = self.uploads.values().map(|upload| upload.pipeline).collect();
         let moved = self.picker.configure(&config, &folders, &lines, |index| uses.contains(&index));
-        for upload in self.in_flight.values_mut().filter_map(|flight| flight.upload.as_mut()) {
+        for upload in self.uploads.values_mut() {
             upload.pipeline = moved[upload.pipeline].unwrap_or_default();
         }
         self.tools = Arc::new(Tools { retry: config.retry.clone(), ..Tools::clone(&self.tools) });
@@ -226,22 +233,47 @@ impl Dispatcher {
             let outlet = &self.picker.outlets[lane.pipeline];
             let claimed =
                 Claimed { tools: self.tools.clone(), folder: lane.folder.clone(), root: pick.root, key: pick.key, job };
+            let (turn, its_turn) = oneshot::channel();
+            let upload = Uploading {
+                pipeline: lane.pipeline,
+                session: pick.session.clone(),
+                probe: pick.terms.probe,
+                key: pick.key,
+                path: claimed.job.path.clone(),
+                folder: lane.folder.clone(),
+                turn: Some(turn),
+            };
             let worker = Worker {
                 id: pick.id,
                 claimed: claimed.clone(),
                 line: outlet.line.clone(),
-                session: pick.session.clone(),
+                session: pick.session,
                 terms: pick.terms,
                 byte_limits: outlet.bytes.clone(),
                 reports: self.report_to.clone(),
             };
             let name = format!("worker of watch {:?}", lane.folder.watch.name);
-            let task = self.workers.spawn(panics::named(name.into(), worker.run())).id();
-            let upload =
-                Uploading { id: pick.id, pipeline: lane.pipeline, session: pick.session, probe: pick.terms.probe };
-            self.in_flight.insert(task, InFlight { upload: Some(upload), claimed });
+            let task = self.workers.spawn(panics::named(name.into(), worker.run(its_turn))).id();
+            self.uploads.insert(pick.id, upload);
+            self.in_flight.insert(task, InFlight { upload: Some(pick.id), claimed });
         }
+        self.give_turns();
         Ok(wake.0)
+    }
+
+    /// Lets go whoever is ready, as far as there is room. Whoever may not be sent any more goes back.
+    fn give_turns(&mut self) {
+        while let Some((pipeline, id)) = self.picker.next_turn() {
+            let Some(upload) = self.uploads.get_mut(&id) else { continue };
+            let session = self.picker.may_go(pipeline, upload.key, &upload.folder);
+            let gone = upload.turn.take().zip(session).is_some_and(|(turn, session)| {
+                upload.session = session.clone();
+                turn.send(session).is_ok()
+            });
+            if !gone {
+                self.picker.end(pipeline, id, false);
+            }
+        }
     }
 
     /// Starts what is left to do with files that were delivered before: after a crash, or adopted by intake.
@@ -311,24 +343,24 @@ impl Dispatcher {
     }
 
     fn report(&mut self, report: &Report) {
-        let (Report::Granted(id) | Report::Ended { id, .. }) = report;
-        let is_meant = |flight: &&InFlight| flight.upload.as_ref().is_some_and(|upload| upload.id == *id);
-        let Some(InFlight { upload: Some(upload), claimed }) = self.in_flight.values().find(is_meant) else { return };
-        let upload = upload.clone();
+        let (Report::Ready(id) | Report::Granted(id) | Report::Ended { id, .. }) = report;
+        let Some(Uploading { pipeline, key, path, .. }) = self.uploads.get(id) else { return };
         match report {
-            Report::Granted(id) => self.picker.outlets[upload.pipeline].slots.grant(*id),
+            Report::Ready(id) => self.picker.ready(*pipeline, *id),
+            Report::Granted(id) => self.picker.outlets[*pipeline].slots.grant(*id),
             Report::Ended { abandoned, outcome, .. } => {
-                self.picker.note(upload.pipeline, claimed.key, &claimed.job.path, *outcome);
-                self.ended_upload(&upload, *abandoned);
+                self.picker.note(*pipeline, *key, path, *outcome);
+                self.ended_upload(*id, *abandoned);
             }
         }
     }
 
-    fn ended_upload(&mut self, upload: &Uploading, abandoned: bool) {
+    fn ended_upload(&mut self, id: UploadId, abandoned: bool) {
+        let Some(upload) = self.uploads.get(&id) else { return };
         let now = self.picker.outlets[upload.pipeline].session.as_ref();
         // Another task knows nothing of the pipes of the one before.
         let same_task = now.is_none_or(|session| session.task_started == upload.session.task_started);
-        self.picker.end(upload.pipeline, upload.id, abandoned && same_task);
+        self.picker.end(upload.pipeline, id, abandoned && same_task);
     }
 
     /// A worker is done with its job, or panicked over it.
@@ -346,15 +378,17 @@ impl Dispatcher {
         };
         let Some(flight) = self.in_flight.remove(&task) else { return Ok(()) };
         self.picker.taken.remove(&flight.claimed.key);
+        if let Some(id) = flight.upload {
+            // Of one that is over this is nothing new.
+            self.ended_upload(id, outcome.is_err());
+        }
+        let upload = flight.upload.and_then(|id| self.uploads.remove(&id));
         match outcome {
-            Ok(outcome) => match (outcome?, flight.upload) {
-                (Some(blamed), Some(upload)) => self.failed(&upload, flight.claimed.key, &blamed).await,
+            Ok(outcome) => match (outcome?, upload) {
+                (Some(blamed), Some(upload)) => self.failed(&upload, &blamed).await,
                 _ => Ok(()),
             },
             Err(error) => {
-                if let Some(upload) = &flight.upload {
-                    self.ended_upload(upload, true);
-                }
                 tracing::error!(
                     task = "worker", path = %Shown(&flight.claimed.job.path), %error,
                     "a task panicked; this is a defect of the daemon"
@@ -379,8 +413,8 @@ impl Dispatcher {
     }
 
     /// The pipeline failed on a file: if it fails on all of them, those get their attempts back.
-    async fn failed(&mut self, upload: &Uploading, key: FileKey, blamed: &Blamed) -> Result<(), Failure> {
-        let failed = Failed { key, charged: blamed.charged, probe: upload.probe };
+    async fn failed(&mut self, upload: &Uploading, blamed: &Blamed) -> Result<(), Failure> {
+        let failed = Failed { key: upload.key, charged: blamed.charged, probe: upload.probe };
         let due = unix_millis();
         let mut refunds = Vec::new();
         for refund in self.picker.failed(upload.pipeline, failed, &blamed.error) {
@@ -394,6 +428,8 @@ impl Dispatcher {
 
     /// Waits for what is in flight. What is left at the end is Pending again, at no attempt.
     async fn drain(mut self) -> Result<(), Failure> {
+        // Nobody's turn comes any more.
+        self.uploads.values_mut().for_each(|upload| upload.turn = None);
         let deadline = tokio::time::Instant::now() + self.config.server.drain_timeout;
         loop {
             self.progress.beat();

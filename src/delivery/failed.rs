@@ -99,6 +99,13 @@ impl Claimed {
         self.apply(event).await.map(drop)
     }
 
+    /// Its turn did not come, and nothing of it was sent: it waits again, where it stood.
+    pub(super) async fn put_back(&self, due: Millis) -> Result<(), Failure> {
+        // What it failed on before tells more.
+        let error = self.job.last_error.clone().unwrap_or_else(|| "its turn to be sent did not come".into());
+        self.apply(Event::Retry { due, error, charged: false }).await.map(drop)
+    }
+
     fn count_retry(&self, kind: &str) {
         meters().retried(&self.folder.watch.pipeline, kind);
     }

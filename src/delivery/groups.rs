@@ -161,6 +161,20 @@ impl Drop for Running {
     }
 }
 
+/// Whose result is being placed.
+struct Owner {
+    /// Which of its group.
+    nth: usize,
+    claimed: Claimed,
+    /// The folder of its input.
+    dir: Arc<Dir>,
+    /// The folder of the result.
+    results: Arc<Dir>,
+    content: Arc<Vec<u8>>,
+    /// Name of its input.
+    input: OsString,
+}
+
 /// Places a group, and removes the error files of what was delivered after all. Blocks.
 fn place(group: Vec<ToPlace>) -> Vec<Result<Here, Unplaced>> {
     let (mut ready, mut owners, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
@@ -170,25 +184,25 @@ fn place(group: Vec<ToPlace>) -> Vec<Result<Here, Unplaced>> {
         let begun = temp.map_or_else(|| claimed.begin(&dir, &seen), Ok);
         match begun {
             Ok(temp) => {
-                owners.push((nth, claimed, temp.dir().clone(), content, input));
+                owners.push(Owner { nth, claimed, dir, results: temp.dir().clone(), content, input });
                 ready.push(temp);
             }
             Err(error) => outcomes[nth] = Some(Err(unplaced(&claimed, error))),
         }
     }
-    let files = ready.into_iter().zip(&owners).map(|(temp, (_, claimed, _, content, input))| Placing {
+    let files = ready.into_iter().zip(&owners).map(|(temp, owner)| Placing {
         temp,
-        content,
-        input,
+        content: &owner.content,
+        input: &owner.input,
         kind: Kind::Result,
-        identity: &claimed.tools.identity,
+        identity: &owner.claimed.tools.identity,
     });
     let placed = place_all(files.collect());
-    for (placed, (nth, claimed, dir, ..)) in placed.into_iter().zip(&owners) {
+    for (placed, Owner { nth, claimed, dir, results, .. }) in placed.into_iter().zip(&owners) {
         if placed.is_ok() {
-            claimed.remove_error_file(dir);
+            claimed.remove_error_file(results);
         }
-        let placed = placed.map(|name| Here { name, is_absent: claimed.is_absent() });
+        let placed = placed.map(|name| Here { name, is_absent: claimed.is_absent(Some(dir)) });
         outcomes[*nth] = Some(placed.map_err(|error| unplaced(claimed, error)));
     }
     outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Err(interrupted()))).collect()

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::failing::{Failed, IN_A_ROW, Refund, Streak};
 use super::limits::{ByteLimit, FileLimit};
 use super::pipeline::{Line, Session};
-use super::slots::Slots;
+use super::slots::{Slots, UploadId};
 use super::suspects::Suspects;
 use super::worker::Outcome;
 use crate::config::PipelineLimits;
@@ -52,6 +52,8 @@ pub(super) struct Only {
     pub(super) lane: usize,
     /// The job.
     pub(super) key: FileKey,
+    /// Its upload, once it was picked.
+    pub(super) upload: Option<UploadId>,
 }
 
 impl Outlet {

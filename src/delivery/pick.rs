@@ -2,7 +2,8 @@
 //!
 //! It never waits for one pipeline's limiter, slot or outage: it checks, notes the earliest time, and goes on to the
 //! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims
-//! and starts nothing: the dispatcher starts workers, and they claim.
+//! and starts nothing: the dispatcher starts workers, and they claim. A file that is claimed and prepared waits for its turn,
+//! which comes when its pipeline has room, or never, if it may not be sent any more.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -49,8 +50,10 @@ pub(super) struct Picker {
     files_paid: bool,
     /// Limit of bytes of the whole daemon, with what it was made of; none before the first configuration.
     bytes: Option<(BytesOf, Option<Arc<ByteLimit>>)>,
-    /// Whose turn is next.
+    /// Which watch is next to have a file picked.
     turn: usize,
+    /// Which pipeline is next to send one that is ready.
+    next_outlet: usize,
     next_id: UploadId,
     /// Keys that are picked, or that a worker has.
     pub(super) taken: HashSet<FileKey>,
@@ -93,6 +96,7 @@ impl Picker {
             files_paid: false,
             bytes: None,
             turn: 0,
+            next_outlet: 0,
             next_id: 0,
             taken: HashSet::new(),
             started: Instant::now(),
@@ -166,7 +170,7 @@ impl Picker {
                 Some(Lane::new(folder.clone(), pipeline))
             })
             .collect();
-        self.turn = 0;
+        (self.turn, self.next_outlet) = (0, 0);
         moved
     }
 
@@ -202,10 +206,12 @@ impl Picker {
         for pipeline in 0..self.outlets.len() {
             self.narrow(pipeline, now, &mut wake)?;
         }
+        let most_claimed = self.limits.max_concurrent_uploads
+            + self.outlets.iter().map(|outlet| self.ahead(outlet, clock)).max().unwrap_or_default();
         let mut idle = 0;
         while idle < self.lanes.len() && picks.len() < most {
-            let permits: usize = self.outlets.iter().map(|outlet| outlet.slots.permits(clock)).sum();
-            if permits >= self.limits.max_concurrent_uploads {
+            let coming: usize = self.outlets.iter().map(|outlet| outlet.slots.coming(clock)).sum();
+            if self.permits(clock) + coming >= most_claimed {
                 break;
             }
             let lane = self.turn % self.lanes.len();
@@ -226,7 +232,50 @@ impl Picker {
         Ok((picks, wake.0))
     }
 
-    /// The next job of one watch, if it may start now.
+    /// Uploads that hold a permit of the daemon.
+    fn permits(&self, clock: Duration) -> usize {
+        self.outlets.iter().map(|outlet| outlet.slots.permits(clock)).sum()
+    }
+
+    /// How many files may be claimed beyond those that a pipeline has room for. Under a limit of files per second none: a file
+    /// that is paid for is to go at once.
+    fn ahead(&self, outlet: &Outlet, clock: Duration) -> usize {
+        if self.files.is_some() || outlet.files.is_some() { 0 } else { outlet.slots.ahead(clock) }
+    }
+
+    /// The next upload whose turn it is, of all that are ready, and its pipeline.
+    pub(super) fn next_turn(&mut self) -> Option<(usize, UploadId)> {
+        let clock = self.clock();
+        if self.permits(clock) >= self.limits.max_concurrent_uploads {
+            return None;
+        }
+        let (first, count) = (self.next_outlet, self.outlets.len());
+        let mut pipelines = (0..count).map(|nth| (first + nth) % count);
+        let (pipeline, id) =
+            pipelines.find_map(|pipeline| Some((pipeline, self.outlets[pipeline].slots.turn(clock)?)))?;
+        self.next_outlet = pipeline + 1;
+        Some((pipeline, id))
+    }
+
+    /// The session that a file which was picked earlier may go to now; none if it may not any more.
+    pub(super) fn may_go(&self, pipeline: usize, key: FileKey, folder: &Arc<Folder>) -> Option<Arc<Session>> {
+        let outlet = &self.outlets[pipeline];
+        let is_meant = match outlet.only {
+            Some(only) => only.key == key,
+            None => outlet.streak.next_probe().is_none(),
+        };
+        let lane = self.lanes.iter().find(|lane| lane.pipeline == pipeline && Arc::ptr_eq(&lane.folder, folder))?;
+        // When to look again does not matter: it is picked anew then.
+        lane.root(&self.journal, Instant::now(), &mut Wake(Instant::now()))?;
+        outlet.line.session().filter(|_| is_meant && !outlet.paused)
+    }
+
+    /// It can be sent when its turn comes.
+    pub(super) fn ready(&mut self, pipeline: usize, id: UploadId) {
+        self.outlets[pipeline].slots.ready(id);
+    }
+
+    /// The next job of one watch, if it may be claimed now.
     fn pick_from(
         &mut self,
         index: usize,
@@ -234,6 +283,7 @@ impl Picker {
         clock: Duration,
         wake: &mut Wake,
     ) -> Result<Option<Pick>, Failure> {
+        let ahead = self.ahead(&self.outlets[self.lanes[index].pipeline], clock);
         let lane = &mut self.lanes[index];
         let outlet = &mut self.outlets[lane.pipeline];
         let Some(root) = lane.root(&self.journal, now, wake) else { return Ok(None) };
@@ -244,7 +294,7 @@ impl Picker {
             outlet.slots.new_session(same_task);
             outlet.session = Some(session.clone());
         }
-        match outlet.slots.room(clock) {
+        match outlet.slots.room_ahead(lane.folder.watch.id, ahead, clock) {
             Room::Yes => {}
             Room::NotBefore(at) => {
                 wake.at(self.started + at);
@@ -268,7 +318,7 @@ impl Picker {
                 Head::Empty => return Ok(None),
             };
             if outlet.suspects.goes_alone(key) {
-                outlet.only = Some(Only { lane: index, key });
+                outlet.only = Some(Only { lane: index, key, upload: None });
             } else {
                 return Ok(self.paid(index, now, wake).then(|| self.take(index, key, root, session, clock)));
             }
@@ -317,7 +367,10 @@ impl Picker {
         self.lanes[lane].remove(key);
         self.taken.insert(key);
         self.next_id += 1;
-        outlet.slots.start(self.next_id, clock);
+        outlet.slots.prepare(self.next_id, key.watch, clock);
+        if let Some(only) = outlet.only.as_mut().filter(|only| only.key == key) {
+            only.upload = Some(self.next_id);
+        }
         Pick { id: self.next_id, lane, key, root, session, terms }
     }
 
@@ -330,7 +383,7 @@ impl Picker {
         if let Some(only) = outlet.only {
             let stays = if self.taken.contains(&only.key) {
                 // Once it is over, its result alone is being written.
-                failing || outlet.slots.in_flight() > 0
+                failing || only.upload.is_some_and(|upload| outlet.slots.holds(upload))
             } else if self.lanes[only.lane].root(&self.journal, now, wake).is_some() {
                 match self.journal.get(only.key)?.map(|job| job.state) {
                     Some(JobState::Pending { due }) if due <= at => true,
@@ -357,7 +410,7 @@ impl Picker {
             }
             match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {
                 Head::Due(key, due) if oldest.is_none_or(|(oldest, _)| due < oldest) => {
-                    oldest = Some((due, Only { lane: index, key }));
+                    oldest = Some((due, Only { lane: index, key, upload: None }));
                 }
                 Head::Due(..) | Head::Empty => {}
                 Head::Later(next) => wake.at(now + Duration::from_millis(next - at)),

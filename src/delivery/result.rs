@@ -31,13 +31,24 @@ const PLACE_TRIES: usize = 8;
 
 /// An input, whose result is to be no more readable than it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a> {
-    /// Its folder.
-    pub dir: &'a Dir,
-    /// Its name there.
-    pub name: &'a OsStr,
-    /// As it was seen.
-    pub seen: &'a Seen,
+pub enum Input<'a> {
+    /// It is open.
+    Open(&'a File),
+    /// It was seen in a folder under a name, and may be another one by now.
+    Seen(&'a Dir, &'a OsStr, &'a Seen),
+}
+
+impl Input<'_> {
+    /// Who may do what with it; of one that is not there any more, or is another one, that is not known.
+    fn access(self) -> Option<Access> {
+        match self {
+            Self::Open(file) => Access::of(file).ok(),
+            Self::Seen(dir, name, seen) => {
+                let (file, now) = dir.open_file(name).ok()?;
+                if now.generation == seen.generation { Access::of(&file).ok() } else { None }
+            }
+        }
+    }
 }
 
 /// A temp file in the folder of a result; removed when dropped unplaced.
@@ -51,6 +62,8 @@ pub struct Temp {
     /// Taken when it is dropped.
     claim: Option<TempClaim>,
     file: File,
+    /// The name for it that was free when it was begun.
+    free: Option<OsString>,
     placed: bool,
 }
 
@@ -68,32 +81,28 @@ impl Temp {
         input: Option<Input<'_>>,
         uid: u32,
     ) -> io::Result<Self> {
-        let name = sidecar::temp_name(id);
-        folder.sweep_temp(dir, &name, uid).or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(false),
+        let (claim, file) = begin(folder, dir, sidecar::temp_name(id), uid).or_else(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => begin(folder, dir, sidecar::other_temp_name(id), uid),
             _ => Err(error),
         })?;
-        let create = |name: OsString| {
-            let claim = folder.claim_temp(name);
-            dir.create_new(claim.name(), 0o600).map(|file| (claim, file))
-        };
-        let (claim, file) = create(name).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => create(sidecar::other_temp_name(id)),
-            _ => Err(error),
-        })?;
-        let temp = Self { folder: folder.clone(), id, dir: dir.clone(), claim: Some(claim), file, placed: false };
+        let (folder, dir) = (folder.clone(), dir.clone());
+        let temp = Self { folder, id, dir, claim: Some(claim), file, free: None, placed: false };
         crash::point("temp.created");
-        match folder.watch.results.mode {
+        match temp.folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
             ResultMode::Inherit => {
-                // Who may read an input that is not there any more, or is another one, is not known.
-                let opened = input.and_then(|input| Some((input.dir.open_file(input.name).ok()?, input.seen)));
-                let same = opened.filter(|((_, now), seen)| now.generation == seen.generation);
-                let access = same.and_then(|((file, _), _)| Access::of(&file).ok());
+                let access = input.and_then(Input::access);
                 access.unwrap_or_else(Access::none).give(&temp.file, 0o6, READ);
             }
         }
         Ok(temp)
+    }
+
+    /// Knows a name for it that was free: it is tried without looking once more.
+    #[must_use]
+    pub fn with_free_name(mut self, name: OsString) -> Self {
+        self.free = Some(name);
+        self
     }
 
     /// The folder that it is in.
@@ -111,10 +120,9 @@ impl Temp {
 
     /// Writes the text of this result, as readable as this; one of ours, with the hash `old`, is replaced.
     fn place_text(&self, text: &str, old: Option<ContentHash>, input: &OsStr, identity: &Identity) -> io::Result<()> {
-        let claim = self.folder.claim_temp(sidecar::other_temp_name(self.id));
-        let file = self.dir.create_new(claim.name(), 0o600)?;
+        let (claim, file) = begin(&self.folder, &self.dir, sidecar::other_temp_name(self.id), identity.uid)?;
         let (folder, dir) = (self.folder.clone(), self.dir.clone());
-        let mut temp = Self { folder, id: self.id, dir, claim: Some(claim), file, placed: false };
+        let mut temp = Self { folder, id: self.id, dir, claim: Some(claim), file, free: None, placed: false };
         match self.folder.watch.results.mode {
             ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
             ResultMode::Inherit => {
@@ -151,6 +159,17 @@ impl Temp {
             other => other,
         }
     }
+}
+
+/// Creates a temp file, which nobody else can read yet, and removes what a crash left at its name, if it is ours.
+fn begin(folder: &Arc<Folder>, dir: &Dir, name: OsString, uid: u32) -> io::Result<(TempClaim, File)> {
+    let claim = folder.claim_temp(name).ok_or(io::ErrorKind::AlreadyExists)?;
+    let create = || dir.create_new(claim.name(), 0o600);
+    let file = create().or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists if claim.sweep(dir, uid)? => create(),
+        _ => Err(error),
+    })?;
+    Ok((claim, file))
 }
 
 /// A temp file that is to become a file of ours.
@@ -248,7 +267,12 @@ impl Placing<'_> {
 
     fn named(self) -> io::Result<Named> {
         let Self { mut temp, content, input, kind, identity } = self;
-        let mut place = sidecar::find(&temp.dir, input, kind, identity)?;
+        // A name that was free is tried without a look: whatever came there since is not replaced.
+        let mut looked = temp.free.is_none();
+        let mut place = match temp.free.take() {
+            Some(name) => Place::Free(name),
+            None => sidecar::find(&temp.dir, input, kind, identity)?,
+        };
         let old_text = if let Place::Ours(ours) = &place { ours.text_sha256 } else { None };
         let text = if kind == Kind::Result { text_of_file(content) } else { None };
         if let Some(text) = &text {
@@ -258,7 +282,8 @@ impl Placing<'_> {
         for _ in 0..PLACE_TRIES {
             let renamed = match &place {
                 Place::Ours(ours) => temp.dir.replace(temp.name(), &ours.name),
-                Place::Free(name) => temp.take(name),
+                Place::Free(name) if looked => temp.take(name),
+                Place::Free(name) => temp.dir.rename_new(temp.name(), &temp.dir, name),
             };
             match renamed {
                 Ok(()) => {
@@ -272,8 +297,11 @@ impl Placing<'_> {
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                // This filesystem cannot do it without a look.
+                Err(error) if error.kind() == io::ErrorKind::Unsupported && !looked => {}
                 Err(error) => return Err(error),
             }
+            looked = true;
             place = sidecar::find(&temp.dir, input, kind, identity)?;
         }
         Err(io::Error::other("somebody keeps taking the names of the result file"))

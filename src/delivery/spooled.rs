@@ -152,7 +152,7 @@ impl Claimed {
             Ok(results) => results,
             Err(error) => return refused(error),
         };
-        let placed = |name, warning| Try::Placed { name, warning, is_absent: self.is_absent() };
+        let placed = |name, warning| Try::Placed { name, warning, is_absent: self.is_absent(None) };
         let Some(whole) = whole else {
             // A crash may have come between the placing and the record of it, and somebody have emptied the spool.
             return match sidecar::find(&results, base_name(rel), Kind::Result, identity) {
@@ -168,7 +168,7 @@ impl Claimed {
             let seen = dir.as_ref().map_or(Ok(None), |dir| dir.file(base_name(rel)))?;
             // How readable an input was that is not there any more is not known.
             let seen = seen.filter(|seen| is_sent(seen, &self.job));
-            let input = dir.as_ref().zip(seen.as_ref()).map(|(dir, seen)| Input { dir, name: base_name(rel), seen });
+            let input = dir.as_ref().zip(seen.as_ref()).map(|(dir, seen)| Input::Seen(dir, base_name(rel), seen));
             let temp = Temp::create(&self.folder, &results, id, input, identity.uid)?;
             temp.place(&whole.content, base_name(rel), Kind::Result, identity)
         };

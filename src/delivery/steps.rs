@@ -23,8 +23,8 @@ use crate::fs::{Dir, Seen, base_name};
 use crate::lease::Writers;
 use crate::meters::meters;
 
-/// After a grant that came sooner, the file is not looked at once more before it is sent.
-const PROMPT: Duration = Duration::from_millis(100);
+/// A file that was looked at so recently is not looked at once more before it is sent.
+const RECENT: Duration = Duration::from_millis(100);
 
 /// A file, by descriptor and by name.
 #[derive(Clone)]
@@ -71,6 +71,8 @@ pub(super) struct Checks<'a> {
     pub(super) worker: &'a Worker,
     /// What.
     pub(super) file: FileAtPlace,
+    /// When it was looked at last.
+    pub(super) looked: Instant,
     /// Of what was read so far.
     pub(super) hasher: Sha256,
     /// Why the upload was stopped here.
@@ -97,7 +99,13 @@ impl Checks<'_> {
         }
     }
 
+    /// Fails if the file is not what it was. What changes in a moment is seen before the close.
+    async fn recently_unchanged(&mut self) -> Result<(), Error> {
+        if self.looked.elapsed() < RECENT { Ok(()) } else { self.unchanged().await }
+    }
+
     async fn unchanged(&mut self) -> Result<(), Error> {
+        self.looked = Instant::now();
         let (file, claimed) = (self.file.clone(), self.worker.claimed.clone());
         self.worker.claimed.at_desk(move || file.unchanged(&claimed)).await.map_err(|fault| {
             self.fault = Some(fault);
@@ -111,10 +119,11 @@ impl Steps for Checks<'_> {
         if self.prepaid {
             self.take_bytes(self.largest as u64).await;
         }
-        Ok(())
+        // Its turn may have taken a while, and a pipe that is not used is lost for longer.
+        self.recently_unchanged().await
     }
 
-    async fn granted(&mut self, waited: Duration) -> Result<(), Error> {
+    async fn granted(&mut self, _waited: Duration) -> Result<(), Error> {
         self.granted.store(true, Ordering::Release);
         self.flight.enter(Phase::Sending);
         let _ = self.worker.reports.send(Report::Granted(self.worker.id));
@@ -123,8 +132,8 @@ impl Steps for Checks<'_> {
         crash::point("upload.granted");
         // The semaphore is never closed.
         self.buffer = self.worker.claimed.tools.buffers.clone().acquire_many_owned(share).await.ok();
-        // The grant may have taken hours. What changes in a moment is seen before the close.
-        if waited < PROMPT { Ok(()) } else { self.unchanged().await }
+        // The grant may have taken hours.
+        self.recently_unchanged().await
     }
 
     fn read(&mut self, bytes: &[u8]) {

@@ -2,22 +2,23 @@
 //!
 //! ```text
 //! claim, durably -> open beneath the root, same generation? -> adopt the result of an interrupted attempt -> temp file of the result
-//!  -> byte budget of a one-write file -> open pipe -> same? -> write, hashing -> still same, by descriptor and by name?
+//!  -> its turn -> byte budget of a one-write file -> open pipe -> same? -> write, hashing -> still same, by descriptor and by name?
 //!  -> close -> (see `delivered`) result durable -> journal -> post-action
 //! ```
 //!
 //! `close` commits, so it is sent only for a whole, unchanged file: everything the file could do meanwhile is
-//! looked at once more right before it. The dispatcher decides when a worker runs; the worker tells it when its
-//! pipe is granted and when its upload is over, and journals what became of the file itself.
+//! looked at once more right before it. The dispatcher decides when a worker runs and when its turn comes; the worker tells it
+//! when it is ready, when its pipe is granted and when its upload is over, and journals what became of the file itself.
 
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::blocking;
 use super::claimed::Claimed;
@@ -27,7 +28,7 @@ use super::failed::{Blamed, Charge};
 use super::limits::ByteLimit;
 use super::pipeline::{Health, Line, Session};
 use super::result::{Input, Temp};
-use super::slots::UploadId;
+use super::slots::{PATIENCE, UploadId};
 use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
 use crate::board::Phase;
@@ -56,13 +57,13 @@ pub struct Worker {
     pub claimed: Claimed,
     /// The pipeline.
     pub line: Arc<Line>,
-    /// Its session when the job was claimed.
+    /// Its session: the one when the job was picked, until its turn comes.
     pub session: Arc<Session>,
     /// At whose risk.
     pub terms: Terms,
     /// The byte limits that apply.
     pub byte_limits: Vec<Arc<ByteLimit>>,
-    /// The dispatcher's ear. Unbounded, but each worker sends two reports at most and workers are bounded.
+    /// The dispatcher's ear. Unbounded, but each worker sends three reports at most and workers are bounded.
     pub reports: mpsc::UnboundedSender<Report>,
 }
 
@@ -91,6 +92,8 @@ pub enum Outcome {
 /// What a worker tells the dispatcher.
 #[derive(Debug)]
 pub enum Report {
+    /// Its file is claimed, durably, and can be sent when its turn comes.
+    Ready(UploadId),
     /// The server granted the pipe.
     Granted(UploadId),
     /// The upload is over; the recording may go on.
@@ -106,6 +109,8 @@ pub enum Report {
 
 /// A file that is open and may be sent.
 struct Prepared {
+    /// When it was looked at.
+    at: Instant,
     dir: Arc<Dir>,
     file: File,
     seen: Seen,
@@ -129,6 +134,8 @@ enum End {
     Sent(Box<Sent>),
     Adopted(Arc<Dir>, ContentHash, String),
     Spooled(ContentHash),
+    /// Its turn did not come: nothing was sent.
+    NoTurn,
     Fault {
         fault: Fault,
         /// The server may hold a slot for it still.
@@ -143,9 +150,10 @@ impl From<Fault> for End {
 }
 
 impl Worker {
-    /// Works the job to its end; returns what the pipeline failed on, if it did. Errors: the journal failed.
-    pub async fn run(mut self) -> Result<Option<Blamed>, Failure> {
-        let at = unix_millis();
+    /// Works the job to its end, which it begins when its turn comes; returns what the pipeline failed on, if it did. Errors:
+    /// the journal failed.
+    pub async fn run(mut self, turn: oneshot::Receiver<Arc<Session>>) -> Result<Option<Blamed>, Failure> {
+        let (at, due) = (unix_millis(), self.claimed.job.state.due());
         let claimed = Claimed { job: self.claimed.job.claimed(at), ..self.claimed.clone() };
         // The disk is asked for the file while it makes the claim durable; nothing is sent before both are done.
         let (claim, prepared) =
@@ -157,7 +165,21 @@ impl Worker {
         };
         crash::point("claim.durable");
         self.claimed.job = job;
-        let end = self.deliver(prepared).await;
+        let end = match prepared {
+            Ok(Preparation::Ready(prepared)) => {
+                let _ = self.reports.send(Report::Ready(self.id));
+                // One that is let go and does not know it any more says that it is over, like every other.
+                if let Ok(Ok(session)) = timeout(PATIENCE, turn).await {
+                    self.session = session;
+                    self.deliver(*prepared).await
+                } else {
+                    End::NoTurn
+                }
+            }
+            Ok(Preparation::Adopted(dir, sha256, sidecar)) => End::Adopted(dir, sha256, sidecar),
+            Ok(Preparation::Spooled(sha256)) => End::Spooled(sha256),
+            Err(fault) => fault.into(),
+        };
         let (abandoned, outcome) = match &end {
             End::Fault { fault, abandoned } => {
                 let outcome = match fault {
@@ -171,7 +193,7 @@ impl Worker {
                 (*abandoned, outcome)
             }
             End::Sent(_) => (false, Outcome::Delivered),
-            End::Adopted(..) | End::Spooled(_) => (false, Outcome::Other),
+            End::Adopted(..) | End::Spooled(_) | End::NoTurn => (false, Outcome::Other),
         };
         // Nobody listens any more when the dispatcher has given up waiting.
         let _ = self.reports.send(Report::Ended { id: self.id, abandoned, outcome });
@@ -181,6 +203,7 @@ impl Worker {
                 return self.claimed.adopted(dir, sha256, sidecar).await.map(|()| None);
             }
             End::Spooled(sha256) => return self.claimed.found_spooled(sha256).await.map(|()| None),
+            End::NoTurn => return self.claimed.put_back(due.unwrap_or(at)).await.map(|()| None),
             End::Fault { fault: Fault::TaskDied(reason), .. } if self.terms.alone => verdict::kills_task(reason),
             End::Fault { fault, .. } => fault,
         };
@@ -199,14 +222,8 @@ impl Worker {
         }
     }
 
-    async fn deliver(&self, prepared: Result<Preparation, Fault>) -> End {
-        let prepared = match prepared {
-            Ok(Preparation::Ready(prepared)) => *prepared,
-            Ok(Preparation::Adopted(dir, sha256, sidecar)) => return End::Adopted(dir, sha256, sidecar),
-            Ok(Preparation::Spooled(sha256)) => return End::Spooled(sha256),
-            Err(fault) => return fault.into(),
-        };
-        let Prepared { dir, file, seen, temp, small } = prepared;
+    async fn deliver(&self, prepared: Prepared) -> End {
+        let Prepared { at, dir, file, seen, temp, small } = prepared;
         let watch = &self.claimed.folder.watch;
         let name = base_name(&self.claimed.job.path).to_string_lossy();
         let mime_type = watch.mime_type.as_deref().unwrap_or_else(|| mime::of(&name));
@@ -222,6 +239,7 @@ impl Worker {
         let mut steps = Checks {
             worker: self,
             file: FileAtPlace { dir: dir.clone(), file, seen },
+            looked: at,
             hasher: Sha256::new(),
             fault: None,
             granted: granted.clone(),
@@ -353,7 +371,7 @@ impl Worker {
 /// Opens the file, looks for the result of an interrupted attempt, and begins the file of the result. Blocks.
 fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     let Claimed { folder, root, job, tools, .. } = claimed;
-    let rel = &job.path;
+    let (rel, at) = (&job.path, Instant::now());
     let dir = Arc::new(root.parent(rel).map_err(|error| claimed.of_open(&error))?);
     let (file, seen) = dir.open_file(base_name(rel)).map_err(|error| claimed.of_open(&error))?;
     if seen.generation != job.generation {
@@ -387,10 +405,10 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     if dir.writers(&file) == Writers::Some {
         return Err(Fault::Changed("somebody has the file open for writing".into()));
     }
-    let input = Input { dir: &dir, name: base_name(rel), seen: &seen };
-    let temp = Temp::create(folder, &results, claimed.object_id(), Some(input), tools.identity.uid)
+    let temp = Temp::create(folder, &results, claimed.object_id(), Some(Input::Open(&file)), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
+    let temp = if let Place::Free(name) = place { temp.with_free_name(name) } else { temp };
     let small =
         read_small(&file, seen.generation.size).map_err(|error| verdict::of_file("cannot read the file", &error))?;
-    Ok(Preparation::Ready(Box::new(Prepared { dir, file, seen, temp, small })))
+    Ok(Preparation::Ready(Box::new(Prepared { at, dir, file, seen, temp, small })))
 }
