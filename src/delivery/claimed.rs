@@ -76,6 +76,11 @@ impl Claimed {
         self.tools.desks.at(self.folder.watch.id, work).await
     }
 
+    /// The same, before what others have to do there: its upload has a slot.
+    pub(super) async fn first_at_desk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        self.tools.desks.first_at(self.folder.watch.id, work).await
+    }
+
     pub(super) fn hold(&self, reason: &str) {
         if let Some(pause) = self.folder.hold(std::time::Instant::now()) {
             tracing::warn!(

@@ -41,10 +41,28 @@ struct Desk {
 }
 
 impl Desks {
-    /// Does this at the desk of a watch. A panic in it goes on in the caller.
+    /// Does this at the desk of a watch, behind what waits there. A panic in it goes on in the caller.
     pub async fn at<T: Send + 'static>(
         self: &Arc<Self>,
         watch: WatchId,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        self.done(watch, VecDeque::push_back, work).await
+    }
+
+    /// As [`Desks::at`], before what waits there: a slot of a server is waiting for it.
+    pub async fn first_at<T: Send + 'static>(
+        self: &Arc<Self>,
+        watch: WatchId,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        self.done(watch, VecDeque::push_front, work).await
+    }
+
+    async fn done<T: Send + 'static>(
+        self: &Arc<Self>,
+        watch: WatchId,
+        put: fn(&mut VecDeque<Work>, Work),
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         let (answer, answered) = oneshot::channel();
@@ -53,7 +71,7 @@ impl Desks {
             // Whoever does not wait any more was given up at the end of a drain.
             let _ = answer.send(catch_unwind(AssertUnwindSafe(|| panics::on_behalf_of(name, work))));
         });
-        if self.needs_thread(watch, work) {
+        if self.needs_thread(watch, put, work) {
             let desks = self.clone();
             // It cannot panic, and ends when there is nothing to do.
             drop(spawn_blocking(move || desks.work(watch)));
@@ -79,11 +97,11 @@ impl Desks {
     }
 
     /// Takes the work on. True if a thread is to be started for it, which is counted already.
-    fn needs_thread(&self, watch: WatchId, work: Work) -> bool {
+    fn needs_thread(&self, watch: WatchId, put: fn(&mut VecDeque<Work>, Work), work: Work) -> bool {
         let now = Instant::now();
         let mut desks = lock(&self.desks);
         let desk = desks.entry(watch).or_insert_with(|| Desk { waiting: VecDeque::new(), threads: 0, taken: now });
-        desk.waiting.push_back(work);
+        put(&mut desk.waiting, work);
         let held_up = now.saturating_duration_since(desk.taken) > PATIENCE;
         let needed = desk.threads == 0 || (held_up && desk.threads < MAX_THREADS);
         desk.threads += usize::from(needed);

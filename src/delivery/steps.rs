@@ -107,7 +107,7 @@ impl Checks<'_> {
     async fn unchanged(&mut self) -> Result<(), Error> {
         self.looked = Instant::now();
         let (file, claimed) = (self.file.clone(), self.worker.claimed.clone());
-        self.worker.claimed.at_desk(move || file.unchanged(&claimed)).await.map_err(|fault| {
+        self.worker.claimed.first_at_desk(move || file.unchanged(&claimed)).await.map_err(|fault| {
             self.fault = Some(fault);
             Error::Abandoned("the file is not to be committed as it is".into())
         })
