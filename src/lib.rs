@@ -34,9 +34,9 @@
 //! # The way of a file
 //! ```text
 //! event | scan | restart -> path -> select -> look -> settle, and nobody writes -> journal: Pending (durable)
-//!  -> dispatcher: watch and pipeline healthy? slot? limits?
+//!  -> dispatcher: watch and pipeline healthy? room, or soon? limits?
 //!  -> worker: journal: Sending, and meanwhile: open beneath the root, same generation? -> temp file of the result
-//!     -> open pipe -> same? -> write
+//!     -> dispatcher: its turn, for there is a slot -> open pipe -> same? -> write
 //!     -> still the same, by descriptor and by name? -> close
 //!  -> result: temp, fsync, rename, fsync of the folder, or the spool until it can be -> journal: Delivered -> post-action -> Done
 //! ```

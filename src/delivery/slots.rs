@@ -107,7 +107,7 @@ impl Slots {
     pub fn room_ahead(&mut self, watch: WatchId, ahead: usize, now: Duration) -> Room {
         self.abandoned.retain(|until| *until > now);
         let of_watch = self.preparing.values().filter(|(of, _)| *of == watch).count();
-        let unproven = !self.proven && !(self.preparing.is_empty() && self.ready.is_empty() && self.opening.is_empty());
+        let unproven = !self.proven && self.coming(now) + self.opening.len() > 0;
         if unproven || self.is_stuck(now) || of_watch >= self.limit + ahead {
             return Room::No;
         }
@@ -312,6 +312,9 @@ mod tests {
     #[test]
     fn a_disk_that_does_not_answer_keeps_no_other_watch_back() {
         let mut slots = Slots::new(2);
+        slots.prepare(0, WatchId::of("hung from the beginning"), at(0));
+        assert_eq!((room(&mut slots, at(999)), room(&mut slots, at(1000))), (Room::No, Room::Yes));
+        slots.end(0, false, at(0));
         start(&mut slots, 1, at(0));
         slots.grant(1);
         slots.end(1, false, at(0));

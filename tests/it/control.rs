@@ -2,11 +2,14 @@
 
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use rocketride_ingest::sandbox::{Effect, Rule, Sandbox};
 use serde_json::Value;
 
-use crate::harness::{Daemon, Host, assert_sent_once, delivered_as, engine, http_over, own_address, wait_for};
+use crate::harness::{
+    Daemon, Host, assert_sent_once, delivered_as, delivered_by_object, engine, http_over, own_address, wait_for,
+};
 
 const NODE: &str = "the node says no: 4711";
 
@@ -248,6 +251,27 @@ async fn what_is_paused_sends_nothing_new_also_after_a_restart() {
     host.all_have_results(&second).await;
     host.all_have_results(&third).await;
     assert_sent_once(&engine, &[first, second, third].concat());
+    daemon.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_were_to_be_sent_next_go_back_when_their_pipeline_is_paused() {
+    let (host, engine) = (Host::new(), engine().await);
+    host.configure(&engine.uri(), "[pipelines.test.limits]\nmax_concurrent_uploads = 2");
+    // So quickly taken that others are made ready meanwhile.
+    engine.faults().add(Rule::close(Effect::Delay(Duration::from_millis(20))));
+    let names = host.drop_files("f", 200);
+    let daemon = host.start();
+    wait_for("the first results", || names.iter().filter(|name| host.result(name).is_some()).count() > 20).await;
+    assert_eq!(host.output(&["pause", "pipeline:test"]).0, 0);
+    wait_for("nothing to be on its way", || jobs(&host, &["--state", "sending"]).is_empty()).await;
+    let sent = delivered_by_object(&engine).len();
+    let left = jobs(&host, &["--state", "pending"]).len();
+    assert_eq!((sent + left, left > 0), (names.len(), true), "what was not sent waits again");
+    assert_eq!(host.output(&["resume"]).0, 0);
+    host.all_have_results(&names).await;
+    host.assert_delivered_uncharged(&names);
+    assert_sent_once(&engine, &names);
     daemon.stop().await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -256,6 +256,63 @@ async fn a_disk_that_has_another_device_number_after_a_reboot_has_nothing_sent_a
     assert_eq!(host.output(&["run", "--once"]).0, 0);
     host.assert_delivered_uncharged(&names);
     assert_sent_once(&engine, &names);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_holds_up_no_other_watch_of_its_pipeline() {
+    let (host, engine) = (Host::new(), engine().await);
+    let image = host.path("disk.img");
+    if !ext4(&image) {
+        return;
+    }
+    let Some(_disk) = Mount::image(&image, host.inbox()) else { return };
+    fs::create_dir(host.path("other")).unwrap();
+    let other = host.path("other");
+    host.configure(
+        &engine.uri(),
+        &format!(
+            "[pipelines.test.limits]\nmax_concurrent_uploads = 2\n\
+             [[watch]]\nname = \"other\"\npath = \"{}\"\npipeline = \"test\"\nsettle = \"300ms\"",
+            other.display()
+        ),
+    );
+    let stuck = host.drop_files("stuck", 6);
+    // Declared first, dropped last: it cannot end while one of its threads waits for the disk.
+    let daemon;
+    let Some(frozen) = Frozen::new(host.inbox()) else { return };
+    daemon = host.start();
+    wait_for("a file of the disk to be taken up", || host.output(&["list", "--state", "sending"]).1.contains("stuck"))
+        .await;
+    for n in 0..6 {
+        host.write(other.join(format!("free{n}.txt")), format!("free {n}"));
+    }
+    let has_result = |n: usize| other.join(format!("free{n}.txt.result.json")).exists();
+    wait_for("the results of the other watch", || (0..6).all(has_result)).await;
+    assert!(stuck.iter().all(|name| delivered_as(&engine, name).is_empty()), "what cannot be recorded is not sent");
+    drop(frozen);
+    host.all_have_results(&stuck).await;
+    host.assert_delivered_uncharged(&stuck);
+    daemon.stop().await;
+}
+
+/// A filesystem on which whoever writes waits, until this is dropped.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    /// `None`, said aloud, where that cannot be had.
+    fn new(at: PathBuf) -> Option<Self> {
+        let frozen = Command::new("fsfreeze").arg("--freeze").arg(&at).status().is_ok_and(|status| status.success());
+        if !frozen {
+            skipped("cannot freeze a filesystem");
+        }
+        frozen.then_some(Self(at))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.0).status();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

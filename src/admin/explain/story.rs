@@ -111,7 +111,10 @@ fn on_its_way(facts: &Facts<'_>, job: &Job) -> Option<Story> {
                 };
                 Story::new(verdict, "its result is written as soon as the pipeline gives it")
             }
-            None => Story::new("it was just taken up, or its result is being recorded", "its result is written"),
+            None => Story::new(
+                "it was just taken up and is sent in a moment, or its result is being recorded",
+                "its result is written",
+            ),
         }),
         JobState::Spooled => Some(Story::new(
             "it was delivered, and its result waits in the spool of the state directory, for its own folder cannot be written",
