@@ -114,7 +114,9 @@ pub fn run(args: &[String]) -> Verdict {
     let of = |rate: fn(&crate::common::DiskRate) -> f64| median(disks.iter().map(rate).collect());
     let (one, eight, groups) = (of(|disk| disk.one_by_one), of(|disk| disk.by_8_threads), of(|disk| disk.in_groups));
     println!(
-        "\nthis disk makes files durable under their names at {one:.0}/s one by one, {eight:.0}/s by 8 threads, {groups:.0}/s in groups of 64"
+        "\nthis disk makes files durable under their names at {one:.0}/s one by one, {eight:.0}/s by 8 threads, {groups:.0}/s in \
+         groups of 64, for {:.3} ms of CPU each",
+        of(|disk| disk.in_groups_cpu)
     );
     let (faster, flowing) = (prompt.whole / peers.whole, prompt.flowing / peers.flowing);
     let (lighter, lighter_flowing) = (peers.cpu / prompt.cpu, peers.cpu_flowing / prompt.cpu_flowing);

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::Verdict;
-use crate::common::{KEY, allocations, answer_of, peer};
+use crate::common::{KEY, allocations, answer_of, own_cpu, peer};
 
 /// The word by which the program knows that it is a sender.
 pub const SENDER: &str = "sender";
@@ -98,11 +98,11 @@ struct Clock {
 
 impl Clock {
     fn start() -> Self {
-        Self { allocations: allocations(), cpu: cpu(), began: Instant::now() }
+        Self { allocations: allocations(), cpu: own_cpu(), began: Instant::now() }
     }
 
     fn stop(&self, files: usize, bytes: u64) -> Cost {
-        let (seconds, cpu, now) = (self.began.elapsed(), cpu().saturating_sub(self.cpu), allocations());
+        let (seconds, cpu, now) = (self.began.elapsed(), own_cpu().saturating_sub(self.cpu), allocations());
         Cost {
             files: files as u64,
             bytes,
@@ -112,12 +112,6 @@ impl Clock {
             allocated: now.1 - self.allocations.1,
         }
     }
-}
-
-/// What this process has used so far, to the nanosecond.
-fn cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
 }
 
 fn pipeline() -> Value {

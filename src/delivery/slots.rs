@@ -295,7 +295,7 @@ mod tests {
         assert_eq!(slots.ahead(at(5)), 0, "nothing is known of how quick it is");
         slots.end(1, false, at(10));
         assert_eq!((slots.ahead(at(10)), slots.ahead(at(10) + QUICK)), (AHEAD, 0));
-        for id in 2..2 + AHEAD as u64 + 1 {
+        for id in 2..=2 + AHEAD as u64 {
             assert_eq!(slots.room_ahead(watch(), AHEAD, at(10)), Room::Yes);
             slots.prepare(id, watch(), at(10));
             slots.ready(id);

@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
+use super::{millis, own_cpu};
+
 /// Content of a result of ordinary size.
 const CONTENT: &[u8] = &[b'r'; 800];
 
@@ -17,6 +19,8 @@ pub struct DiskRate {
     pub by_8_threads: f64,
     /// In groups of 64: all written, `fsync` of each by 8 threads, all renamed, one `fsync` of the folder.
     pub in_groups: f64,
+    /// Milliseconds of processor time of a file in groups.
+    pub in_groups_cpu: f64,
 }
 
 /// Measures a directory with so many files each.
@@ -31,32 +35,33 @@ pub fn disk_rate(dir: &Path, files: usize) -> DiskRate {
         files as f64 / began.elapsed().as_secs_f64()
     };
     let few = files / 4;
-    DiskRate {
-        one_by_one: rate(few, &|| (0..few).for_each(|n| place(&one, n))),
-        by_8_threads: rate(files, &|| {
+    let one_by_one = rate(few, &|| (0..few).for_each(|n| place(&one, n)));
+    let by_8_threads = rate(files, &|| {
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let dir = &eight;
+                scope.spawn(move || (thread..files).step_by(8).for_each(|n| place(dir, n)));
+            }
+        });
+    });
+    let before = own_cpu();
+    let in_groups = rate(files, &|| {
+        for first in (0..files).step_by(64) {
+            let group: Vec<usize> = (first..files.min(first + 64)).collect();
             std::thread::scope(|scope| {
-                for thread in 0..8 {
-                    let dir = &eight;
-                    scope.spawn(move || (thread..files).step_by(8).for_each(|n| place(dir, n)));
+                for part in group.chunks(8) {
+                    let dir = &groups;
+                    scope.spawn(move || part.iter().for_each(|n| write(dir, *n).sync_all().unwrap()));
                 }
             });
-        }),
-        in_groups: rate(files, &|| {
-            for first in (0..files).step_by(64) {
-                let group: Vec<usize> = (first..files.min(first + 64)).collect();
-                std::thread::scope(|scope| {
-                    for part in group.chunks(8) {
-                        let dir = &groups;
-                        scope.spawn(move || part.iter().for_each(|n| write(dir, *n).sync_all().unwrap()));
-                    }
-                });
-                for n in &group {
-                    rename(&groups, *n);
-                }
-                File::open(&groups).unwrap().sync_all().unwrap();
+            for n in &group {
+                rename(&groups, *n);
             }
-        }),
-    }
+            File::open(&groups).unwrap().sync_all().unwrap();
+        }
+    });
+    let in_groups_cpu = millis(own_cpu().saturating_sub(before)) / files as f64;
+    DiskRate { one_by_one, by_8_threads, in_groups, in_groups_cpu }
 }
 
 fn place(dir: &Path, n: usize) {

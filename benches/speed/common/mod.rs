@@ -19,7 +19,7 @@ pub use distance::{Distance, Seen};
 pub use host::{Daemon, Engine, Host, KEY, PROGRAM};
 pub use inside::Inside;
 pub use peers::{answer_of, peer};
-pub use process::{Usage, usage, wakeups};
+pub use process::{Usage, own_cpu, usage, wakeups};
 pub use tree::{Tree, bare_walk};
 
 /// A folder to measure in, removed when it is dropped: in `$RRI_BENCH_DIR`, or on the disk that the build is on. Not in memory,

@@ -31,6 +31,12 @@ pub fn usage(pid: u32) -> Usage {
     Usage { cpu: Duration::from_secs(1) * ticks / TICKS, memory: kib("VmRSS"), peak: kib("VmHWM") }
 }
 
+/// User and system time of this process so far, to the nanosecond.
+pub fn own_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec.try_into().unwrap(), time.tv_nsec.try_into().unwrap())
+}
+
 /// How often the threads of a process went to sleep of themselves, those that have ended not counted: so often they woke.
 pub fn wakeups(pid: u32) -> u64 {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
