@@ -3,6 +3,8 @@
 //! A piece is filled, lent to the socket, and filled again, so that a long upload allocates nothing for its bytes. It knows
 //! nothing of files or of the wire.
 
+use std::io::{self, Read};
+
 use bytes::{Bytes, BytesMut};
 
 /// Room for a header, in bytes. A longer one costs a copy of the piece.
@@ -17,6 +19,8 @@ pub(super) struct Piece {
     lent: Bytes,
     /// Behind the room, in bytes.
     filled: usize,
+    /// How many bytes are to fit in.
+    capacity: usize,
 }
 
 impl Piece {
@@ -28,20 +32,25 @@ impl Piece {
         piece
     }
 
-    /// Empties it and sees to it that so many bytes fit in. The memory is the old one where that suffices and the frame is
-    /// gone.
+    /// What a reader has, but so many bytes at most.
+    pub(super) fn read(reader: impl Read, most: usize) -> io::Result<Self> {
+        let mut whole = Vec::with_capacity(ROOM + most);
+        whole.resize(ROOM, 0);
+        reader.take(most as u64).read_to_end(&mut whole)?;
+        let filled = whole.len() - ROOM;
+        Ok(Self { whole: Bytes::from(whole).into(), lent: Bytes::new(), filled, capacity: filled })
+    }
+
+    /// Empties it and sees to it that so many bytes will fit in. The memory is the old one where that suffices and the frame
+    /// is gone; else there is none before the first of it is written to.
     pub(super) fn reuse(&mut self, capacity: usize) {
         if let Ok(whole) = std::mem::take(&mut self.lent).try_into_mut()
             && whole.len() > self.whole.len()
         {
             self.whole = whole;
         }
-        if self.whole.len() < ROOM + capacity {
-            // Not grown: the old bytes would be copied for nothing.
-            self.whole = BytesMut::new();
-            self.whole = BytesMut::zeroed(ROOM + capacity);
-        }
         self.filled = 0;
+        self.capacity = capacity;
     }
 
     /// The bytes.
@@ -57,6 +66,11 @@ impl Piece {
 
     /// At most so many bytes behind those that are there, to be written to.
     pub(super) fn spare(&mut self, most: usize) -> &mut [u8] {
+        if most > 0 && self.filled == 0 && self.whole.len() < ROOM + self.capacity {
+            // Not grown: the old bytes would be copied for nothing.
+            self.whole = BytesMut::new();
+            self.whole = BytesMut::zeroed(ROOM + self.capacity);
+        }
         let begin = (ROOM + self.filled).min(self.whole.len());
         let end = begin.saturating_add(most).min(self.whole.len());
         &mut self.whole[begin..end]
@@ -93,6 +107,7 @@ impl Piece {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -123,6 +138,17 @@ mod tests {
         piece.push(&[3; 1000]);
         assert_eq!(held, [&b"head\n"[..], &[2; 500]].concat(), "a frame on its way is not written over");
         assert_eq!(piece.bytes(), [3; 1000]);
+    }
+
+    #[test]
+    fn what_was_read_is_sent_from_where_it_lies() {
+        for (most, expected) in [(0, &b""[..]), (3, b"abc"), (9, b"abcde")] {
+            let mut piece = Piece::read(&b"abcde"[..], most).unwrap();
+            let place = piece.bytes().as_ptr();
+            assert_eq!(piece.bytes(), expected);
+            let frame = piece.frame(b"head");
+            assert_eq!((&frame[5..], frame[5..].as_ptr()), (expected, place));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! It must not know where the bytes come from.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::object::ObjectInfo;
 use super::piece::Piece;
 use super::protocol::Response;
 use super::result::PipelineResult;
+use super::task::TaskStatus;
 
 /// The command behind all three steps.
 const PROCESS: &str = "rrext_process";
@@ -84,7 +85,7 @@ impl Pipe {
         let mut retried = false;
         let reply = loop {
             let not_after = Instant::now() + MAX_QUEUED;
-            let request = connection.exchange(PROCESS, &arguments, Payload::None, Wait::Connection, not_after);
+            let request = pin!(connection.exchange(PROCESS, &arguments, Payload::None, Wait::Connection, not_after));
             let watch = Watch {
                 connection,
                 token: options.token,
@@ -150,6 +151,7 @@ impl Pipe {
         let not_after = self.begin("close").await?;
         let arguments = Arguments { pipe_id: Some(self.id), ..Arguments::of("close", &self.token) };
         let request = self.connection.exchange(PROCESS, &arguments, Payload::None, Wait::Connection, not_after);
+        let request = pin!(request);
         let watch = Watch {
             connection: &self.connection,
             token: &self.token,
@@ -187,7 +189,8 @@ impl Pipe {
             )));
         }
         if silent > TASK_RECHECK {
-            self.same_task(what).await?;
+            // Boxed: rare, and its state is large.
+            Box::pin(self.same_task(what)).await?;
         }
         Ok(self.active + MAX_QUEUED)
     }
@@ -284,15 +287,14 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    async fn over(self, request: impl Future<Output = Result<Response>> + Send) -> Result<Response> {
+    async fn over(self, mut request: Pin<&mut (impl Future<Output = Result<Response>> + Send)>) -> Result<Response> {
         let begun = Instant::now();
         let mut unanswered = 0;
-        let mut request = pin!(request);
         loop {
             let left = self.limit.saturating_sub(begun.elapsed());
             // Where the last question got no answer, the next one does not wait for as long as a result may take.
             let patience = if unanswered > 0 { self.connection.request_timeout() } else { self.limit };
-            if let Ok(reply) = tokio::time::timeout(self.first_look.min(patience).min(left), &mut request).await {
+            if let Ok(reply) = tokio::time::timeout(self.first_look.min(patience).min(left), request.as_mut()).await {
                 return reply;
             }
             if begun.elapsed() >= self.limit {
@@ -300,8 +302,8 @@ impl Watch<'_> {
             }
             let status = tokio::select! {
                 biased;
-                reply = &mut request => return reply,
-                status = self.connection.task_status(self.token, self.connection.request_timeout()) => status,
+                reply = request.as_mut() => return reply,
+                status = self.task_status() => status,
             };
             // Any answer is a sign of life.
             unanswered = if matches!(status, Err(Error::TimedOut { .. })) { unanswered + 1 } else { 0 };
@@ -326,6 +328,13 @@ impl Watch<'_> {
                 tracing::warn!(waited_seconds = begun.elapsed().as_secs(), "a result takes long, the task is running");
             }
         }
+    }
+}
+
+impl<'a> Watch<'a> {
+    /// Boxed: the question is rare and its state large, and every upload holds this future in its own.
+    fn task_status(&self) -> Pin<Box<dyn Future<Output = Result<TaskStatus>> + Send + 'a>> {
+        Box::pin(self.connection.task_status(self.token, self.connection.request_timeout()))
     }
 }
 

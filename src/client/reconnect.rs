@@ -139,7 +139,8 @@ impl Client {
         {
             return Err(failure.clone());
         }
-        let outcome = self.attempt(&mut login).await;
+        // Boxed: an attempt is rare and its state large, and every upload holds this future in its own.
+        let outcome = Box::pin(self.attempt(&mut login)).await;
         if let Ok(connection) = &outcome {
             self.inner.monitors.renew(connection).await;
             self.inner.detached.store(false, Ordering::Release);

@@ -5,7 +5,7 @@
 //! they cost is the going to and fro between threads. One file's failure never stops the others, and no file is sent twice.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,10 @@ use super::connection::Connection;
 use super::entry::FileEntry;
 use super::error::{Error, Result};
 use super::object::ObjectInfo;
+use super::piece::Piece;
 use super::progress::{Progress, UploadEvent};
 use super::reconnect::Client;
-use super::source::FileSource;
+use super::source::{FileSource, Ready};
 use super::upload::{Steps, Upload, UploadError, Uploaded, upload};
 use super::upload_result::{Action, UploadResult};
 use futures_util::{StreamExt as _, stream};
@@ -123,7 +124,7 @@ async fn send_all(
 struct Found {
     size: u64,
     /// All of it, if it is small.
-    content: Option<Vec<u8>>,
+    content: Option<Piece>,
 }
 
 fn must_be_a_file(path: &Path) -> Result<()> {
@@ -150,8 +151,8 @@ fn look(path: &Path) -> Result<Found> {
         return Ok(Found { size, content: None });
     }
     // One byte more, should it have grown meanwhile.
-    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
-    file.take(size + 1).read_to_end(&mut content).map_err(|error| unreadable(path, &error))?;
+    let most = usize::try_from(size).unwrap_or_default() + 1;
+    let content = Piece::read(file, most).map_err(|error| unreadable(path, &error))?;
     Ok(Found { size, content: Some(content) })
 }
 
@@ -292,7 +293,7 @@ impl Sender {
         let mut steps = Told { progress: self.options.progress.as_ref(), filepath: shown(path), file_size: size };
         let uploaded = match source {
             Ok(file) => upload(&connection, &options, size, file, &mut steps).await,
-            Err(content) => upload(&connection, &options, size, &content[..], &mut steps).await,
+            Err(content) => upload(&connection, &options, size, Ready::new(content), &mut steps).await,
         };
         uploaded.map_err(|failure| {
             let UploadError { error, bytes_sent, .. } = failure;

@@ -53,6 +53,41 @@ impl<R: AsyncRead + Unpin + Send> Source for R {
     }
 }
 
+/// Bytes that were read before they are wanted, with room for a header: they are sent from where they lie if one write takes
+/// all of them.
+#[derive(Debug)]
+pub(super) struct Ready {
+    piece: Piece,
+    /// How many of them were wanted so far.
+    given: usize,
+}
+
+impl Ready {
+    /// These bytes.
+    pub(super) fn new(piece: Piece) -> Self {
+        Self { piece, given: 0 }
+    }
+}
+
+impl Source for Ready {
+    async fn fill(&mut self, mut room: Room, wanted: usize) -> (Room, io::Result<usize>) {
+        if self.given == 0 && room.0.len() == 0 && self.piece.len() <= wanted {
+            let piece = std::mem::take(&mut self.piece);
+            let read = piece.len();
+            return (Room(piece), Ok(read));
+        }
+        let left = &self.piece.bytes()[self.given..];
+        let read = wanted.min(left.len());
+        room.0.push(&left[..read]);
+        self.given += read;
+        (room, Ok(read))
+    }
+
+    async fn ended(&mut self) -> io::Result<bool> {
+        Ok(self.given == self.piece.len())
+    }
+}
+
 /// A file, read from where it stands.
 #[derive(Debug, Clone)]
 pub struct FileSource {
