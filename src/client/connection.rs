@@ -53,7 +53,7 @@ pub struct Connection {
     outgoing: mpsc::Sender<Outgoing>,
     shared: Arc<Shared>,
     request_timeout: Duration,
-    user_token: Option<SecretString>,
+    user_token: Option<Arc<SecretString>>,
 }
 
 /// A frame on its way to the socket's task. Its waiter is asked whether it is still wanted, and told when it left.
@@ -144,7 +144,7 @@ impl Connection {
             .and_then(|body| body.get("userToken"))
             .and_then(Value::as_str)
             .filter(|token| !token.is_empty())
-            .map(SecretString::from);
+            .map(|token| Arc::new(SecretString::from(token)));
         tracing::debug!(uri = %options.uri, "connected");
         Ok(connection)
     }
@@ -267,7 +267,7 @@ impl Connection {
 
     /// The credential that the server suggests for later logins, if it sent one.
     pub fn user_token(&self) -> Option<&SecretString> {
-        self.user_token.as_ref()
+        self.user_token.as_deref()
     }
 
     /// Messages that were ignored so far: malformed, or replies that nobody waited for.

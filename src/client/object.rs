@@ -3,6 +3,8 @@
 //! Pure. The identity (`objectId`) is the caller's to choose: two files of one name get the same id otherwise, and nodes
 //! that store vectors replace by it.
 
+use serde::ser::SerializeMap as _;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::error::{Error, Result};
@@ -70,17 +72,36 @@ impl ObjectInfo {
 
     /// The `object` argument of an open.
     pub fn to_argument(&self) -> Result<Value> {
+        serde_json::to_value(self.argument()?).map_err(|error| Error::InvalidData(error.to_string()))
+    }
+
+    /// The same, to be written without a copy.
+    pub(super) fn argument(&self) -> Result<Argument<'_>> {
         self.check()?;
-        let mut object = self.metadata.clone();
-        if !self.name.is_empty() {
-            object.insert("name".into(), self.name.as_str().into());
+        Ok(Argument(self))
+    }
+}
+
+/// An object as the server is told of it.
+#[derive(Debug)]
+pub(super) struct Argument<'a>(&'a ObjectInfo);
+
+impl Serialize for Argument<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ObjectInfo { name, size, object_id, metadata } = self.0;
+        let mut object = serializer.serialize_map(None)?;
+        for (key, value) in metadata {
+            object.serialize_entry(key, value)?;
+        }
+        if !name.is_empty() {
+            object.serialize_entry("name", name)?;
         }
         // An object of size 0 would be skipped as empty; the SDK says 1 as well.
-        object.insert("size".into(), self.size.max(1).into());
-        if let Some(id) = &self.object_id {
-            object.insert("objectId".into(), id.as_str().into());
+        object.serialize_entry("size", size.max(&1))?;
+        if let Some(id) = object_id {
+            object.serialize_entry("objectId", id)?;
         }
-        Ok(Value::Object(object))
+        object.end()
     }
 }
 

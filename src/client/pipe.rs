@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::connection::{Connection, MAX_QUEUED, Payload, Wait};
 use super::error::{Error, Result, ServerError};
-use super::object::ObjectInfo;
+use super::object::{Argument, ObjectInfo};
 use super::piece::Piece;
 use super::protocol::Response;
 use super::result::PipelineResult;
@@ -77,7 +77,7 @@ impl Pipe {
     /// Dropping the future, like giving up, leaves an open behind that the server may grant to nobody.
     pub async fn open(connection: &Connection, options: &PipeOptions<'_>) -> Result<Self> {
         let mut arguments = Arguments::of("open", options.token);
-        arguments.object = Some(options.object.to_argument()?);
+        arguments.object = Some(options.object.argument()?);
         arguments.mime_type = Some(options.mime_type);
         arguments.provider = Some(options.provider.into());
 
@@ -224,7 +224,7 @@ struct Arguments<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pipe_id: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    object: Option<Value>,
+    object: Option<Argument<'a>>,
     #[serde(rename = "mimeType", skip_serializing_if = "Option::is_none")]
     mime_type: Option<&'a str>,
     /// Given as null where there is none.

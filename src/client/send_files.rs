@@ -6,7 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -106,17 +106,18 @@ async fn send_all(
         object.check()?;
         prepared.push(Prepared { entry, object, mime_type });
     }
-    let paths: Vec<PathBuf> = prepared.iter().map(|file| file.entry.path.clone()).collect();
-    blocking(move || paths.iter().try_for_each(|path| must_be_a_file(path))).await.flatten()?;
+    let files: Arc<[Prepared]> = prepared.into();
+    let looked_at = Arc::clone(&files);
+    blocking(move || looked_at.iter().try_for_each(|file| must_be_a_file(&file.entry.path))).await.flatten()?;
     client.connection().await?;
 
-    let sender = Arc::new(Sender {
+    let sender = Sender {
         client: client.clone(),
         token: token.clone(),
         options: options.clone(),
-        files: prepared,
+        files,
         gave_up: AtomicBool::new(false),
-    });
+    };
     Ok(sender.send_all().await)
 }
 
@@ -177,7 +178,7 @@ struct Sender {
     client: Client,
     token: SecretString,
     options: SendOptions,
-    files: Vec<Prepared>,
+    files: Arc<[Prepared]>,
     /// No connection could be made for the latest file: the next ones do not wait as long, or a thousand of them would
     /// take hours to fail.
     gave_up: AtomicBool,
@@ -191,13 +192,13 @@ struct Failed {
 
 impl Sender {
     /// Sends all files; their results in their order.
-    async fn send_all(self: Arc<Self>) -> Vec<UploadResult> {
-        let sender = Arc::clone(&self);
+    async fn send_all(&self) -> Vec<UploadResult> {
+        let all = Arc::clone(&self.files);
         let looks = (0..self.files.len()).step_by(AT_ONCE).map(move |first| {
-            let files = &sender.files[first..sender.files.len().min(first + AT_ONCE)];
-            let paths: Vec<PathBuf> = files.iter().map(|file| file.entry.path.clone()).collect();
-            let count = paths.len();
-            let looking = tokio::task::spawn_blocking(move || paths.iter().map(|path| look(path)).collect());
+            let some = first..all.len().min(first + AT_ONCE);
+            let (count, files) = (some.len(), Arc::clone(&all));
+            let looking =
+                tokio::task::spawn_blocking(move || files[some].iter().map(|file| look(&file.entry.path)).collect());
             async move {
                 let found: Vec<Result<Found>> =
                     looking.await.unwrap_or_else(|_| (0..count).map(|_| Err(panicked())).collect());
@@ -210,10 +211,7 @@ impl Sender {
             .buffered(2)
             .flatten()
             .enumerate()
-            .map(|(at, found)| {
-                let sender = Arc::clone(&self);
-                async move { (at, sender.send(&sender.files[at], found).await) }
-            })
+            .map(|(at, found)| async move { (at, self.send(&self.files[at], found).await) })
             .buffer_unordered(self.options.concurrency.max(1));
         while let Some((at, result)) = sent.next().await {
             results[at] = Some(result);
@@ -290,7 +288,7 @@ impl Sender {
             result_timeout: settings.result_timeout,
             ..Upload::new(&self.token, file.object.clone(), &file.mime_type)
         };
-        let mut steps = Told { progress: self.options.progress.as_ref(), filepath: shown(path), file_size: size };
+        let mut steps = Told { progress: self.options.progress.as_ref(), path, file_size: size };
         let uploaded = match source {
             Ok(file) => upload(&connection, &options, size, file, &mut steps).await,
             Err(content) => upload(&connection, &options, size, Ready::new(content), &mut steps).await,
@@ -325,14 +323,14 @@ fn shown(path: &Path) -> String {
 /// Tells every step of one file.
 struct Told<'a> {
     progress: Option<&'a Progress>,
-    filepath: String,
+    path: &'a Path,
     file_size: u64,
 }
 
 impl Told<'_> {
     fn tell(&self, event: impl FnOnce(String, u64) -> UploadEvent) {
         if let Some(progress) = self.progress {
-            progress.tell(event(self.filepath.clone(), self.file_size));
+            progress.tell(event(shown(self.path), self.file_size));
         }
     }
 }
