@@ -286,7 +286,7 @@ struct Watch<'a> {
     started: &'a mut Option<Value>,
 }
 
-impl Watch<'_> {
+impl<'a> Watch<'a> {
     async fn over(self, mut request: Pin<&mut (impl Future<Output = Result<Response>> + Send)>) -> Result<Response> {
         let begun = Instant::now();
         let mut unanswered = 0;
@@ -329,9 +329,7 @@ impl Watch<'_> {
             }
         }
     }
-}
 
-impl<'a> Watch<'a> {
     /// Boxed: the question is rare and its state large, and every upload holds this future in its own.
     fn task_status(&self) -> Pin<Box<dyn Future<Output = Result<TaskStatus>> + Send + 'a>> {
         Box::pin(self.connection.task_status(self.token, self.connection.request_timeout()))

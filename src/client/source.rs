@@ -138,3 +138,43 @@ fn read(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Room for so many bytes.
+    fn room(capacity: usize) -> Room {
+        let mut piece = Piece::default();
+        piece.reuse(capacity);
+        Room(piece)
+    }
+
+    #[tokio::test]
+    async fn bytes_that_were_read_before_come_whole_or_in_parts() {
+        for (wanted, expected, ended) in [
+            (&[5][..], &["abcde"][..], true),
+            (&[9], &["abcde"], true),
+            (&[2, 3], &["ab", "cde"], true),
+            (&[2, 9], &["ab", "cde"], true),
+            (&[4], &["abcd"], false),
+            (&[], &[], false),
+        ] {
+            let content = Piece::of(b"abcde");
+            let place = content.bytes().as_ptr();
+            let mut ready = Ready::new(content);
+            let mut came = Vec::new();
+            for wanted in wanted {
+                let (room, read) = ready.fill(room(*wanted), *wanted).await;
+                assert_eq!(read.unwrap(), room.0.len());
+                assert_eq!(room.0.bytes().as_ptr() == place, room.0.len() == 5, "not copied if it is all of it");
+                came.push(String::from_utf8(room.0.bytes().to_vec()).unwrap());
+            }
+            assert_eq!(
+                (came, ready.ended().await.unwrap()),
+                (expected.iter().map(ToString::to_string).collect(), ended)
+            );
+        }
+    }
+}
