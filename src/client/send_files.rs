@@ -16,10 +16,9 @@ use super::connection::Connection;
 use super::entry::FileEntry;
 use super::error::{Error, Result};
 use super::object::ObjectInfo;
-use super::piece::Piece;
 use super::progress::{Progress, UploadEvent};
 use super::reconnect::Client;
-use super::source::{FileSource, Ready};
+use super::source::{FileSource, SMALL};
 use super::upload::{Steps, Upload, UploadError, Uploaded, upload};
 use super::upload_result::{Action, UploadResult};
 use futures_util::{StreamExt as _, stream};
@@ -28,8 +27,6 @@ use secrecy::SecretString;
 /// Files in flight at a time.
 pub const CONCURRENCY: usize = 5;
 
-/// A file up to this size, in bytes, is read at once when its turn comes near.
-const SMALL: u64 = 64 * 1024;
 /// Files that are looked at in one step of a blocking thread.
 const AT_ONCE: usize = 16;
 
@@ -125,7 +122,7 @@ async fn send_all(
 struct Found {
     size: u64,
     /// All of it, if it is small.
-    content: Option<Piece>,
+    content: Option<FileSource>,
 }
 
 fn must_be_a_file(path: &Path) -> Result<()> {
@@ -151,9 +148,7 @@ fn look(path: &Path) -> Result<Found> {
     if size > SMALL {
         return Ok(Found { size, content: None });
     }
-    // One byte more, should it have grown meanwhile.
-    let most = usize::try_from(size).unwrap_or_default() + 1;
-    let content = Piece::read(file, most).map_err(|error| unreadable(path, &error))?;
+    let content = FileSource::opened(file, size).map_err(|error| unreadable(path, &error))?;
     Ok(Found { size, content: Some(content) })
 }
 
@@ -273,12 +268,12 @@ impl Sender {
         let Found { mut size, content } = found.map_err(failed)?;
         // A large one is opened only now.
         let source = if let Some(content) = content {
-            Err(content)
+            content
         } else {
             let path = path.clone();
             let (file, now) = blocking(move || open(&path)).await.flatten().map_err(failed)?;
             (size, *file_size) = (now, Some(now));
-            Ok(FileSource::new(file))
+            FileSource::new(file)
         };
 
         let settings = self.client.settings();
@@ -289,11 +284,7 @@ impl Sender {
             ..Upload::new(&self.token, file.object.clone(), &file.mime_type)
         };
         let mut steps = Told { progress: self.options.progress.as_ref(), path, file_size: size };
-        let uploaded = match source {
-            Ok(file) => upload(&connection, &options, size, file, &mut steps).await,
-            Err(content) => upload(&connection, &options, size, Ready::new(content), &mut steps).await,
-        };
-        uploaded.map_err(|failure| {
+        upload(&connection, &options, size, source, &mut steps).await.map_err(|failure| {
             let UploadError { error, bytes_sent, .. } = failure;
             // The upload knows the file by its base name alone.
             let error = match error {

@@ -53,24 +53,70 @@ impl<R: AsyncRead + Unpin + Send> Source for R {
     }
 }
 
+/// Up to this many bytes, [`FileSource::opened`] reads a file at one go.
+pub const SMALL: u64 = 64 * 1024;
+
+/// A file, read from where it stands.
+#[derive(Debug)]
+pub struct FileSource(Content);
+
+#[derive(Debug)]
+enum Content {
+    /// As it is asked for.
+    File(Arc<File>),
+    /// What was read before.
+    Ready(Ready),
+}
+
+impl FileSource {
+    /// This file, read as it is asked for.
+    pub fn new(file: impl Into<Arc<File>>) -> Self {
+        Self(Content::File(file.into()))
+    }
+
+    /// This file of so many bytes. One of up to [`SMALL`] is read here and now, so that no thread is asked for it later: blocks.
+    pub fn opened(file: impl Into<Arc<File>>, size: u64) -> io::Result<Self> {
+        if size > SMALL {
+            return Ok(Self::new(file));
+        }
+        // One byte more, should it have grown meanwhile.
+        let most = usize::try_from(size).unwrap_or_default() + 1;
+        let piece = Piece::read(&*file.into(), most)?;
+        Ok(Self(Content::Ready(Ready { piece, given: 0 })))
+    }
+}
+
+impl Source for FileSource {
+    async fn fill(&mut self, room: Room, wanted: usize) -> (Room, io::Result<usize>) {
+        let file = match &mut self.0 {
+            Content::Ready(ready) => return ready.fill(room, wanted),
+            Content::File(file) => Arc::clone(file),
+        };
+        let filled = tokio::task::spawn_blocking(move || fill(&file, room, wanted)).await;
+        filled.unwrap_or_else(|_| (Room(Piece::default()), Err(io::Error::other("the thread that reads it panicked"))))
+    }
+
+    async fn ended(&mut self) -> io::Result<bool> {
+        let file = match &self.0 {
+            Content::Ready(ready) => return Ok(ready.ended()),
+            Content::File(file) => Arc::clone(file),
+        };
+        let ended = tokio::task::spawn_blocking(move || read(&file, &mut [0]).map(|read| read == 0)).await;
+        ended.unwrap_or_else(|_| Err(io::Error::other("the thread that reads it panicked")))
+    }
+}
+
 /// Bytes that were read before they are wanted, with room for a header: they are sent from where they lie if one write takes
 /// all of them.
 #[derive(Debug)]
-pub(super) struct Ready {
+struct Ready {
     piece: Piece,
     /// How many of them were wanted so far.
     given: usize,
 }
 
 impl Ready {
-    /// These bytes.
-    pub(super) fn new(piece: Piece) -> Self {
-        Self { piece, given: 0 }
-    }
-}
-
-impl Source for Ready {
-    async fn fill(&mut self, mut room: Room, wanted: usize) -> (Room, io::Result<usize>) {
+    fn fill(&mut self, mut room: Room, wanted: usize) -> (Room, io::Result<usize>) {
         if self.given == 0 && room.0.len() == 0 && self.piece.len() <= wanted {
             let piece = std::mem::take(&mut self.piece);
             let read = piece.len();
@@ -83,35 +129,8 @@ impl Source for Ready {
         (room, Ok(read))
     }
 
-    async fn ended(&mut self) -> io::Result<bool> {
-        Ok(self.given == self.piece.len())
-    }
-}
-
-/// A file, read from where it stands.
-#[derive(Debug, Clone)]
-pub struct FileSource {
-    file: Arc<File>,
-}
-
-impl FileSource {
-    /// This file.
-    pub fn new(file: impl Into<Arc<File>>) -> Self {
-        Self { file: file.into() }
-    }
-}
-
-impl Source for FileSource {
-    async fn fill(&mut self, room: Room, wanted: usize) -> (Room, io::Result<usize>) {
-        let file = Arc::clone(&self.file);
-        let filled = tokio::task::spawn_blocking(move || fill(&file, room, wanted)).await;
-        filled.unwrap_or_else(|_| (Room(Piece::default()), Err(io::Error::other("the thread that reads it panicked"))))
-    }
-
-    async fn ended(&mut self) -> io::Result<bool> {
-        let file = Arc::clone(&self.file);
-        let ended = tokio::task::spawn_blocking(move || read(&file, &mut [0]).map(|read| read == 0)).await;
-        ended.unwrap_or_else(|_| Err(io::Error::other("the thread that reads it panicked")))
+    fn ended(&self) -> bool {
+        self.given == self.piece.len()
     }
 }
 
@@ -151,8 +170,8 @@ mod tests {
         Room(piece)
     }
 
-    #[tokio::test]
-    async fn bytes_that_were_read_before_come_whole_or_in_parts() {
+    #[test]
+    fn bytes_that_were_read_before_come_whole_or_in_parts() {
         for (wanted, expected, ended) in [
             (&[5][..], &["abcde"][..], true),
             (&[9], &["abcde"], true),
@@ -161,20 +180,42 @@ mod tests {
             (&[4], &["abcd"], false),
             (&[], &[], false),
         ] {
-            let content = Piece::of(b"abcde");
-            let place = content.bytes().as_ptr();
-            let mut ready = Ready::new(content);
+            let piece = Piece::of(b"abcde");
+            let place = piece.bytes().as_ptr();
+            let mut ready = Ready { piece, given: 0 };
             let mut came = Vec::new();
             for wanted in wanted {
-                let (room, read) = ready.fill(room(*wanted), *wanted).await;
+                let (room, read) = ready.fill(room(*wanted), *wanted);
                 assert_eq!(read.unwrap(), room.0.len());
                 assert_eq!(room.0.bytes().as_ptr() == place, room.0.len() == 5, "not copied if it is all of it");
                 came.push(String::from_utf8(room.0.bytes().to_vec()).unwrap());
             }
-            assert_eq!(
-                (came, ready.ended().await.unwrap()),
-                (expected.iter().map(ToString::to_string).collect(), ended)
-            );
+            assert_eq!((came, ready.ended()), (expected.iter().map(ToString::to_string).collect(), ended));
         }
+    }
+
+    /// Everything that a source gives, and whether it ends there.
+    async fn all(mut source: FileSource, size: u64) -> (Vec<u8>, bool) {
+        let size = usize::try_from(size).unwrap();
+        let (room, read) = source.fill(room(size), size).await;
+        let ended = source.ended().await.unwrap();
+        (room.0.bytes()[..read.unwrap()].to_vec(), ended)
+    }
+
+    #[tokio::test]
+    async fn a_file_is_the_same_whether_it_was_read_at_one_go_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        for size in [0, 1, 4096, SMALL, SMALL + 1, 3 * SMALL] {
+            let bytes: Vec<u8> = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
+            std::fs::write(&path, &bytes).unwrap();
+            let source = FileSource::opened(File::open(&path).unwrap(), size).unwrap();
+            assert_eq!(matches!(source.0, Content::Ready(_)), size <= SMALL);
+            assert_eq!(all(source, size).await, (bytes, true), "{size}");
+        }
+        std::fs::write(&path, "longer").unwrap();
+        let opened = |size| FileSource::opened(File::open(&path).unwrap(), size).unwrap();
+        assert_eq!(all(opened(4), 4).await, (b"long".to_vec(), false), "one that grew does not end there");
+        assert_eq!(all(opened(60), 60).await, (b"longer".to_vec(), true), "one that shrank ends before");
     }
 }

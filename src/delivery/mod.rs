@@ -9,7 +9,7 @@
 //! | [`started`] | what each pipeline's task was started with |
 //! | [`slots`], [`limits`] | how many at a time, and how fast: pure, and by governor |
 //! | [`failing`], [`suspects`] | a pipeline that fails on every file; a file that kills its task: pure |
-//! | [`worker`], `steps`, `content` | one upload; what happens between its steps; the bytes of its file |
+//! | [`worker`], `steps` | one upload; what happens between its steps |
 //! | [`desks`] | short work on the disk, without a thread woken for each piece |
 //! | [`verdict`] | whose fault a failure is, and what follows: pure |
 //! | [`claimed`] | a job that is being worked on |
@@ -26,7 +26,6 @@
 pub mod after;
 pub mod aside;
 pub mod claimed;
-mod content;
 pub mod delivered;
 pub mod desks;
 pub mod dispatch;

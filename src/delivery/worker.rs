@@ -22,7 +22,6 @@ use tokio::time::timeout;
 
 use super::blocking;
 use super::claimed::Claimed;
-use super::content::{Content, read_small};
 use super::delivered::Sent;
 use super::failed::{Blamed, Charge};
 use super::limits::ByteLimit;
@@ -33,7 +32,7 @@ use super::steps::{Checks, FileAtPlace};
 use super::verdict::{self, Blame, Fault};
 use crate::board::Phase;
 use crate::client::upload::{Upload, UploadError, upload};
-use crate::client::{Error, ObjectInfo, mime};
+use crate::client::{Error, FileSource, ObjectInfo, mime};
 use crate::clock::unix_millis;
 use crate::crash;
 use crate::fs::{Dir, Look, Seen, base_name};
@@ -112,11 +111,10 @@ struct Prepared {
     /// When it was looked at.
     at: Instant,
     dir: Arc<Dir>,
-    file: File,
+    file: Arc<File>,
+    content: FileSource,
     seen: Seen,
     temp: Temp,
-    /// Its content, if it is small.
-    small: Option<Vec<u8>>,
 }
 
 /// What a first look at a claimed file says.
@@ -223,7 +221,7 @@ impl Worker {
     }
 
     async fn deliver(&self, prepared: Prepared) -> End {
-        let Prepared { at, dir, file, seen, temp, small } = prepared;
+        let Prepared { at, dir, file, content, seen, temp } = prepared;
         let watch = &self.claimed.folder.watch;
         let name = base_name(&self.claimed.job.path).to_string_lossy();
         let mime_type = watch.mime_type.as_deref().unwrap_or_else(|| mime::of(&name));
@@ -233,8 +231,6 @@ impl Worker {
         let largest = what.largest_write(size);
         let (board, pipeline) = (&self.claimed.tools.board, &self.line.config.name);
         let flight = board.begin(self.id, &watch.name, self.claimed.job.path.clone(), pipeline, size);
-        let file = Arc::new(file);
-        let content = Content::of(&file, small);
         let granted = Arc::new(AtomicBool::new(false));
         let mut steps = Checks {
             worker: self,
@@ -408,7 +404,8 @@ fn prepare(claimed: &Claimed) -> Result<Preparation, Fault> {
     let temp = Temp::create(folder, &results, claimed.object_id(), Some(Input::Open(&file)), tools.identity.uid)
         .map_err(|error| verdict::of_folder("cannot begin the result file", &error))?;
     let temp = if let Place::Free(name) = place { temp.with_free_name(name) } else { temp };
-    let small =
-        read_small(&file, seen.generation.size).map_err(|error| verdict::of_file("cannot read the file", &error))?;
-    Ok(Preparation::Ready(Box::new(Prepared { at, dir, file, seen, temp, small })))
+    let file = Arc::new(file);
+    let content = FileSource::opened(file.clone(), seen.generation.size)
+        .map_err(|error| verdict::of_file("cannot read the file", &error))?;
+    Ok(Preparation::Ready(Box::new(Prepared { at, dir, file, content, seen, temp })))
 }
