@@ -34,6 +34,8 @@ pub struct Desks {
 
 /// What one watch has to do.
 struct Desk {
+    /// Comes first.
+    urgent: VecDeque<Work>,
     waiting: VecDeque<Work>,
     threads: usize,
     /// When a thread last took something.
@@ -47,7 +49,7 @@ impl Desks {
         watch: WatchId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        self.done(watch, VecDeque::push_back, work).await
+        self.done(watch, false, work).await
     }
 
     /// As [`Desks::at`], before what waits there: a slot of a server is waiting for it.
@@ -56,13 +58,13 @@ impl Desks {
         watch: WatchId,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        self.done(watch, VecDeque::push_front, work).await
+        self.done(watch, true, work).await
     }
 
     async fn done<T: Send + 'static>(
         self: &Arc<Self>,
         watch: WatchId,
-        put: fn(&mut VecDeque<Work>, Work),
+        is_urgent: bool,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         let (answer, answered) = oneshot::channel();
@@ -71,7 +73,7 @@ impl Desks {
             // Whoever does not wait any more was given up at the end of a drain.
             let _ = answer.send(catch_unwind(AssertUnwindSafe(|| panics::on_behalf_of(name, work))));
         });
-        if self.needs_thread(watch, put, work) {
+        if self.needs_thread(watch, is_urgent, work) {
             let desks = self.clone();
             // It cannot panic, and ends when there is nothing to do.
             drop(spawn_blocking(move || desks.work(watch)));
@@ -97,11 +99,16 @@ impl Desks {
     }
 
     /// Takes the work on. True if a thread is to be started for it, which is counted already.
-    fn needs_thread(&self, watch: WatchId, put: fn(&mut VecDeque<Work>, Work), work: Work) -> bool {
+    fn needs_thread(&self, watch: WatchId, is_urgent: bool, work: Work) -> bool {
         let now = Instant::now();
         let mut desks = lock(&self.desks);
-        let desk = desks.entry(watch).or_insert_with(|| Desk { waiting: VecDeque::new(), threads: 0, taken: now });
-        put(&mut desk.waiting, work);
+        let desk = desks.entry(watch).or_insert_with(|| Desk {
+            urgent: VecDeque::new(),
+            waiting: VecDeque::new(),
+            threads: 0,
+            taken: now,
+        });
+        if is_urgent { &mut desk.urgent } else { &mut desk.waiting }.push_back(work);
         let held_up = now.saturating_duration_since(desk.taken) > PATIENCE;
         let needed = desk.threads == 0 || (held_up && desk.threads < MAX_THREADS);
         desk.threads += usize::from(needed);
@@ -112,7 +119,8 @@ impl Desks {
     fn is_stuck(&self, watch: WatchId) -> bool {
         let mut desks = lock(&self.desks);
         let Some(desk) = desks.get_mut(&watch) else { return false };
-        let stuck = !desk.waiting.is_empty() && desk.taken.elapsed() > PATIENCE && desk.threads < MAX_THREADS;
+        let is_idle = desk.urgent.is_empty() && desk.waiting.is_empty();
+        let stuck = !is_idle && desk.taken.elapsed() > PATIENCE && desk.threads < MAX_THREADS;
         desk.threads += usize::from(stuck);
         stuck
     }
@@ -128,7 +136,7 @@ impl Desks {
         let mut desks = lock(&self.desks);
         let desk = desks.get_mut(&watch)?;
         desk.taken = Instant::now();
-        let work = desk.waiting.pop_front();
+        let work = desk.urgent.pop_front().or_else(|| desk.waiting.pop_front());
         if work.is_none() {
             desk.threads -= 1;
             if desk.threads == 0 {

@@ -258,17 +258,21 @@ impl Dispatcher {
             self.in_flight.insert(task, InFlight { upload: Some(pick.id), claimed });
         }
         self.give_turns();
+        if let Some(at) = self.picker.next_change() {
+            wake.at(at);
+        }
         Ok(wake.0)
     }
 
     /// Lets go whoever is ready, as far as there is room. Whoever may not be sent any more goes back.
     fn give_turns(&mut self) {
         while let Some((pipeline, id)) = self.picker.next_turn() {
-            let Some(upload) = self.uploads.get_mut(&id) else { continue };
-            let session = self.picker.may_go(pipeline, upload.key, &upload.folder);
-            let gone = upload.turn.take().zip(session).is_some_and(|(turn, session)| {
-                upload.session = session.clone();
-                turn.send(session).is_ok()
+            let gone = self.uploads.get_mut(&id).is_some_and(|upload| {
+                let session = self.picker.may_go(pipeline, upload.key, &upload.folder);
+                upload.turn.take().zip(session).is_some_and(|(turn, session)| {
+                    upload.session = session.clone();
+                    turn.send(session).is_ok()
+                })
             });
             if !gone {
                 self.picker.end(pipeline, id, false);

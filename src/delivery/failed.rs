@@ -99,7 +99,8 @@ impl Claimed {
         self.apply(event).await.map(drop)
     }
 
-    /// Its turn did not come, and nothing of it was sent: it waits again, where it stood.
+    /// Its turn did not come, and nothing of it was sent: it waits again, where it stood. It looks as if it had been tried, as
+    /// does what a lost connection sends back.
     pub(super) async fn put_back(&self, due: Millis) -> Result<(), Failure> {
         // What it failed on before tells more.
         let error = self.job.last_error.clone().unwrap_or_else(|| "its turn to be sent did not come".into());

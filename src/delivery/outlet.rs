@@ -78,6 +78,18 @@ impl Outlet {
         }
     }
 
+    /// Notices a session that `slots` does not know yet. Returns the live one, if there is one.
+    pub(super) fn notice_session(&mut self) -> Option<Arc<Session>> {
+        let session = self.line.session()?;
+        let known = self.session.as_ref();
+        if known.is_none_or(|known| known.number != session.number) {
+            let same_task = known.is_some_and(|known| known.task_started == session.task_started);
+            self.slots.new_session(same_task);
+            self.session = Some(session.clone());
+        }
+        Some(session)
+    }
+
     /// Puts other limits in force. A limiter whose limit stays is kept, a new one begins without a burst.
     pub(super) fn limit(&mut self, limits: &PipelineLimits, daemon_bytes: Option<&Arc<ByteLimit>>) {
         let sharers = limits.max_concurrent_uploads;

@@ -1,4 +1,4 @@
-//! The choice of the jobs that may start now: watches take turns, and within a watch the oldest due job goes first.
+//! The choice of the jobs that may start now: watches take turns, and within a watch the oldest due job is claimed first.
 //!
 //! It never waits for one pipeline's limiter, slot or outage: it checks, notes the earliest time, and goes on to the
 //! next watch. To a pipeline that fails only the probe goes, and a file that may kill its task goes alone. It claims
@@ -148,8 +148,6 @@ impl Picker {
                 Some((index, mut outlet)) => {
                     moved[index] = Some(self.outlets.len());
                     outlet.limit(own, daemon_bytes);
-                    // It names a watch by its index.
-                    outlet.only = None;
                     outlet
                 }
                 None => Outlet::new(line.clone(), own, daemon_bytes),
@@ -157,9 +155,8 @@ impl Picker {
             self.outlets.push(outlet);
         }
         for (index, outlet) in old.into_iter().enumerate() {
-            if let Some(mut outlet) = outlet.filter(|_| in_use(index)) {
+            if let Some(outlet) = outlet.filter(|_| in_use(index)) {
                 moved[index] = Some(self.outlets.len());
-                outlet.only = None;
                 self.outlets.push(outlet);
             }
         }
@@ -170,6 +167,12 @@ impl Picker {
                 Some(Lane::new(folder.clone(), pipeline))
             })
             .collect();
+        for (pipeline, outlet) in self.outlets.iter_mut().enumerate() {
+            outlet.only = outlet.only.and_then(|only| {
+                let is_its = |lane: &Lane| lane.pipeline == pipeline && lane.folder.watch.id == only.key.watch;
+                Some(Only { lane: self.lanes.iter().position(is_its)?, ..only })
+            });
+        }
         (self.turn, self.next_outlet) = (0, 0);
         moved
     }
@@ -224,12 +227,14 @@ impl Picker {
                 None => idle += 1,
             }
         }
-        for outlet in &self.outlets {
-            if let Some(at) = outlet.slots.next_change(clock) {
-                wake.at(self.started + at);
-            }
-        }
         Ok((picks, wake.0))
+    }
+
+    /// When room comes of itself next, if nothing else happens before.
+    pub(super) fn next_change(&self) -> Option<Instant> {
+        let clock = self.clock();
+        let changes = self.outlets.iter().filter_map(|outlet| outlet.slots.next_change(clock));
+        changes.min().map(|at| self.started + at)
     }
 
     /// Uploads that hold a permit of the daemon.
@@ -251,8 +256,11 @@ impl Picker {
         }
         let (first, count) = (self.next_outlet, self.outlets.len());
         let mut pipelines = (0..count).map(|nth| (first + nth) % count);
-        let (pipeline, id) =
-            pipelines.find_map(|pipeline| Some((pipeline, self.outlets[pipeline].slots.turn(clock)?)))?;
+        let (pipeline, id) = pipelines.find_map(|pipeline| {
+            let outlet = &mut self.outlets[pipeline];
+            outlet.notice_session();
+            Some((pipeline, outlet.slots.turn(clock)?))
+        })?;
         self.next_outlet = pipeline + 1;
         Some((pipeline, id))
     }
@@ -262,7 +270,7 @@ impl Picker {
         let outlet = &self.outlets[pipeline];
         let is_meant = match outlet.only {
             Some(only) => only.key == key,
-            None => outlet.streak.next_probe().is_none(),
+            None => outlet.streak.next_probe().is_none() && !outlet.suspects.goes_alone(key),
         };
         let lane = self.lanes.iter().find(|lane| lane.pipeline == pipeline && Arc::ptr_eq(&lane.folder, folder))?;
         // When to look again does not matter: it is picked anew then.
@@ -287,13 +295,7 @@ impl Picker {
         let lane = &mut self.lanes[index];
         let outlet = &mut self.outlets[lane.pipeline];
         let Some(root) = lane.root(&self.journal, now, wake) else { return Ok(None) };
-        let Some(session) = outlet.line.session().filter(|_| !outlet.paused) else { return Ok(None) };
-        let known = outlet.session.as_ref();
-        if known.is_none_or(|known| known.number != session.number) {
-            let same_task = known.is_some_and(|known| known.task_started == session.task_started);
-            outlet.slots.new_session(same_task);
-            outlet.session = Some(session.clone());
-        }
+        let Some(session) = outlet.notice_session().filter(|_| !outlet.paused) else { return Ok(None) };
         match outlet.slots.room_ahead(lane.folder.watch.id, ahead, clock) {
             Room::Yes => {}
             Room::NotBefore(at) => {
@@ -377,13 +379,17 @@ impl Picker {
     /// Looks whether the one file that may go to a pipeline still may, and chooses the probe of one that fails: the
     /// oldest due file of all its watches, and the same one until it is delivered or given up.
     fn narrow(&mut self, pipeline: usize, now: Instant, wake: &mut Wake) -> Result<(), Failure> {
+        let (at, clock) = (unix_millis(), self.clock());
         let outlet = &mut self.outlets[pipeline];
         let failing = outlet.streak.next_probe().is_some();
-        let at = unix_millis();
         if let Some(only) = outlet.only {
             let stays = if self.taken.contains(&only.key) {
-                // Once it is over, its result alone is being written.
-                failing || only.upload.is_some_and(|upload| outlet.slots.holds(upload))
+                // Once it is over, its result alone is being written; and a disk that does not answer keeps nobody waiting.
+                let is_held_up = only.upload.is_some_and(|upload| outlet.slots.is_held_up(upload, clock));
+                let goes = only.upload.is_some_and(|upload| outlet.slots.holds(upload));
+                !is_held_up && (failing || goes)
+            } else if outlet.slots.hangs(only.key.watch, clock) {
+                false
             } else if self.lanes[only.lane].root(&self.journal, now, wake).is_some() {
                 match self.journal.get(only.key)?.map(|job| job.state) {
                     Some(JobState::Pending { due }) if due <= at => true,
@@ -405,7 +411,7 @@ impl Picker {
         }
         let mut oldest = None;
         for (index, lane) in self.lanes.iter_mut().enumerate().filter(|(_, lane)| lane.pipeline == pipeline) {
-            if lane.root(&self.journal, now, wake).is_none() {
+            if lane.root(&self.journal, now, wake).is_none() || outlet.slots.hangs(lane.folder.watch.id, clock) {
                 continue;
             }
             match lane.head(&self.journal, &self.taken, self.longest_wait, at)? {

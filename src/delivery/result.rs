@@ -81,10 +81,7 @@ impl Temp {
         input: Option<Input<'_>>,
         uid: u32,
     ) -> io::Result<Self> {
-        let (claim, file) = begin(folder, dir, sidecar::temp_name(id), uid).or_else(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => begin(folder, dir, sidecar::other_temp_name(id), uid),
-            _ => Err(error),
-        })?;
+        let (claim, file) = begin(folder, dir, id, uid)?;
         let (folder, dir) = (folder.clone(), dir.clone());
         let temp = Self { folder, id, dir, claim: Some(claim), file, free: None, placed: false };
         crash::point("temp.created");
@@ -120,7 +117,7 @@ impl Temp {
 
     /// Writes the text of this result, as readable as this; one of ours, with the hash `old`, is replaced.
     fn place_text(&self, text: &str, old: Option<ContentHash>, input: &OsStr, identity: &Identity) -> io::Result<()> {
-        let (claim, file) = begin(&self.folder, &self.dir, sidecar::other_temp_name(self.id), identity.uid)?;
+        let (claim, file) = begin(&self.folder, &self.dir, self.id, identity.uid)?;
         let (folder, dir) = (self.folder.clone(), self.dir.clone());
         let mut temp = Self { folder, id: self.id, dir, claim: Some(claim), file, free: None, placed: false };
         match self.folder.watch.results.mode {
@@ -161,8 +158,16 @@ impl Temp {
     }
 }
 
-/// Creates a temp file, which nobody else can read yet, and removes what a crash left at its name, if it is ours.
-fn begin(folder: &Arc<Folder>, dir: &Dir, name: OsString, uid: u32) -> io::Result<(TempClaim, File)> {
+/// Creates a temp file of an object, which nobody else can read yet, under the first of its two names that is free.
+fn begin(folder: &Arc<Folder>, dir: &Dir, id: Uuid, uid: u32) -> io::Result<(TempClaim, File)> {
+    begin_as(folder, dir, sidecar::temp_name(id), uid).or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => begin_as(folder, dir, sidecar::other_temp_name(id), uid),
+        _ => Err(error),
+    })
+}
+
+/// The same under this name; what a crash left there is removed, if it is ours.
+fn begin_as(folder: &Arc<Folder>, dir: &Dir, name: OsString, uid: u32) -> io::Result<(TempClaim, File)> {
     let claim = folder.claim_temp(name).ok_or(io::ErrorKind::AlreadyExists)?;
     let create = || dir.create_new(claim.name(), 0o600);
     let file = create().or_else(|error| match error.kind() {
@@ -267,17 +272,18 @@ impl Placing<'_> {
 
     fn named(self) -> io::Result<Named> {
         let Self { mut temp, content, input, kind, identity } = self;
+        let text = if kind == Kind::Result { text_of_file(content) } else { None };
         // A name that was free is tried without a look: whatever came there since is not replaced.
-        let mut looked = temp.free.is_none();
-        let mut place = match temp.free.take() {
+        let free = temp.free.take().filter(|_| text.is_none());
+        let mut looked = free.is_none();
+        let mut place = match free {
             Some(name) => Place::Free(name),
             None => sidecar::find(&temp.dir, input, kind, identity)?,
         };
-        let old_text = if let Place::Ours(ours) = &place { ours.text_sha256 } else { None };
-        let text = if kind == Kind::Result { text_of_file(content) } else { None };
+        let old_text = |place: &Place| if let Place::Ours(ours) = place { ours.text_sha256 } else { None };
         if let Some(text) = &text {
             // A result that stands there says that its text does.
-            temp.place_text(text, old_text, input, identity)?;
+            temp.place_text(text, old_text(&place), input, identity)?;
         }
         for _ in 0..PLACE_TRIES {
             let renamed = match &place {
@@ -293,7 +299,7 @@ impl Placing<'_> {
                         dir: temp.dir.clone(),
                         name: place.name().to_owned(),
                         input: input.to_owned(),
-                        old_text: old_text.filter(|_| text.is_none()),
+                        old_text: old_text(&place).filter(|_| text.is_none()),
                     });
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

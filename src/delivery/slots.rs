@@ -29,7 +29,8 @@ use crate::job::WatchId;
 pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Most files that are prepared beyond those that there is room for.
 pub const AHEAD: usize = 16;
-/// Files are taken quickly if one was in this time. However many are ahead, the turn of each so comes within [`PATIENCE`].
+/// Files are taken quickly while one is over this often, at least. However many are ahead, the turn of each so comes within
+/// [`PATIENCE`].
 const QUICK: Duration = Duration::from_millis(50);
 /// How long the server may need to get an abandoned slot back.
 pub const ABANDONED_FOR: Duration = Duration::from_secs(90);
@@ -47,14 +48,14 @@ pub struct Slots {
     ready: VecDeque<UploadId>,
     /// Uploads without a granted pipe, and since when.
     opening: BTreeMap<UploadId, Duration>,
-    /// Uploads with one.
-    running: Vec<UploadId>,
+    /// Uploads with one, and since when they have had their turn.
+    running: BTreeMap<UploadId, Duration>,
     /// Until when each abandoned slot counts.
     abandoned: Vec<Duration>,
     /// The server has granted an open in this session.
     proven: bool,
-    /// When an upload that had a pipe was over last.
-    ended: Option<Duration>,
+    /// Until when files count as taken quickly.
+    quick_until: Duration,
 }
 
 /// Whether another one may begin.
@@ -76,10 +77,10 @@ impl Slots {
             preparing: BTreeMap::new(),
             ready: VecDeque::new(),
             opening: BTreeMap::new(),
-            running: Vec::new(),
+            running: BTreeMap::new(),
             abandoned: Vec::new(),
             proven: false,
-            ended: None,
+            quick_until: Duration::ZERO,
         }
     }
 
@@ -99,16 +100,14 @@ impl Slots {
 
     /// How many files may be prepared beyond those that there is room for: none, unless the server takes them quickly.
     pub fn ahead(&self, now: Duration) -> usize {
-        let quick = self.ended.is_some_and(|ended| now.saturating_sub(ended) < QUICK);
-        if quick { AHEAD } else { 0 }
+        if now < self.quick_until { AHEAD } else { 0 }
     }
 
     /// Whether a file of this watch may be prepared, with so many ahead of the room that there is.
     pub fn room_ahead(&mut self, watch: WatchId, ahead: usize, now: Duration) -> Room {
         self.abandoned.retain(|until| *until > now);
-        let of_watch = self.preparing.values().filter(|(of, _)| *of == watch).count();
         let unproven = !self.proven && self.coming(now) + self.opening.len() > 0;
-        if unproven || self.is_stuck(now) || of_watch >= self.limit + ahead {
+        if unproven || self.is_stuck(now) || self.hangs(watch, now) {
             return Room::No;
         }
         let prompt: Vec<_> = self.prompt(now).collect();
@@ -145,8 +144,8 @@ impl Slots {
 
     /// The server granted its pipe.
     pub fn grant(&mut self, id: UploadId) {
-        if self.opening.remove(&id).is_some() {
-            self.running.push(id);
+        if let Some(since) = self.opening.remove(&id) {
+            self.running.insert(id, since);
             self.proven = true;
         }
     }
@@ -156,12 +155,13 @@ impl Slots {
         self.preparing.remove(&id);
         self.ready.retain(|ready| *ready != id);
         let was_opening = self.opening.remove(&id).is_some();
-        let was_running = self.running.iter().position(|running| *running == id);
-        if let Some(index) = was_running {
-            self.running.swap_remove(index);
-            self.ended = Some(now);
+        let beside = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        let ran = self.running.remove(&id);
+        // So many at a time, each for so long: then one is over every so often.
+        if ran.is_some_and(|since| now.saturating_sub(since) < QUICK.saturating_mul(beside)) {
+            self.quick_until = now + QUICK;
         }
-        if abandoned && (was_opening || was_running.is_some()) {
+        if abandoned && (was_opening || ran.is_some()) {
             self.abandoned.push(now + ABANDONED_FOR);
         }
     }
@@ -169,7 +169,17 @@ impl Slots {
     /// Whether it is not over yet.
     pub fn holds(&self, id: UploadId) -> bool {
         let on_the_way = self.preparing.contains_key(&id) || self.opening.contains_key(&id);
-        on_the_way || self.ready.contains(&id) || self.running.contains(&id)
+        on_the_way || self.ready.contains(&id) || self.running.contains_key(&id)
+    }
+
+    /// Whether the disk of this watch does not answer: a file of it takes too long to be prepared.
+    pub fn hangs(&self, watch: WatchId, now: Duration) -> bool {
+        self.preparing.values().any(|(of, since)| *of == watch && is_long(*since, now))
+    }
+
+    /// Whether it takes too long to be prepared.
+    pub fn is_held_up(&self, id: UploadId, now: Duration) -> bool {
+        self.preparing.get(&id).is_some_and(|(_, since)| is_long(*since, now))
     }
 
     /// Uploads under way.
@@ -179,7 +189,7 @@ impl Slots {
 
     /// Uploads that hold a permit of the daemon.
     pub fn permits(&self, now: Duration) -> usize {
-        self.running.len() + self.opening.values().filter(|since| now.saturating_sub(**since) < PATIENCE).count()
+        self.running.len() + self.opening.values().filter(|since| !is_long(**since, now)).count()
     }
 
     /// Files that are being prepared, or wait for their turn, and do not take too long over it.
@@ -196,13 +206,18 @@ impl Slots {
 
     /// An open has waited for too long.
     fn is_stuck(&self, now: Duration) -> bool {
-        self.opening.values().any(|since| now.saturating_sub(*since) >= PATIENCE)
+        self.opening.values().any(|since| is_long(*since, now))
     }
 
     /// Since when those are being prepared for which that does not take too long.
     fn prompt(&self, now: Duration) -> impl Iterator<Item = Duration> + '_ {
-        self.preparing.values().map(|(_, since)| *since).filter(move |since| now.saturating_sub(*since) < PATIENCE)
+        self.preparing.values().map(|(_, since)| *since).filter(move |since| !is_long(*since, now))
     }
+}
+
+/// Whether what began then takes longer than it should.
+fn is_long(since: Duration, now: Duration) -> bool {
+    now.saturating_sub(since) >= PATIENCE
 }
 
 #[cfg(test)]
@@ -290,9 +305,13 @@ mod tests {
     #[test]
     fn files_are_prepared_ahead_while_the_server_takes_them_quickly() {
         let mut slots = Slots::new(1);
+        start(&mut slots, 0, at(0));
+        slots.grant(0);
+        assert_eq!(slots.ahead(at(5)), 0, "nothing is known of how quick it is");
+        slots.end(0, false, at(0) + QUICK);
+        assert_eq!(slots.ahead(at(0) + QUICK), 0, "it took its time");
         start(&mut slots, 1, at(0));
         slots.grant(1);
-        assert_eq!(slots.ahead(at(5)), 0, "nothing is known of how quick it is");
         slots.end(1, false, at(10));
         assert_eq!((slots.ahead(at(10)), slots.ahead(at(10) + QUICK)), (AHEAD, 0));
         for id in 2..=2 + AHEAD as u64 {
@@ -324,8 +343,10 @@ mod tests {
         assert_eq!(room(&mut slots, at(999)), Room::NotBefore(at(1000)));
         assert_eq!((slots.coming(at(999)), slots.coming(at(1000))), (2, 0));
         assert_eq!(room(&mut slots, at(1000)), Room::Yes);
-        assert_eq!(slots.room_ahead(hung, 0, at(1000)), Room::No, "of that one no more are begun");
+        assert!(slots.hangs(hung, at(1000)) && slots.is_held_up(3, at(1000)) && !slots.hangs(watch(), at(1000)));
+        assert_eq!(slots.room_ahead(hung, AHEAD, at(1000)), Room::No, "of that one no more are begun");
         slots.ready(2);
+        slots.end(3, false, at(1000));
         assert_eq!(slots.room_ahead(hung, 0, at(1000)), Room::Yes);
         assert_eq!(slots.turn(at(1000)), Some(2));
     }
@@ -345,7 +366,7 @@ mod tests {
                     2 => { let first = slots.preparing.keys().next().copied(); if let Some(id) = first { slots.ready(id); } }
                     3 => if let Some(id) = slots.turn(now) { prop_assert!(slots.holds(id)); },
                     4 => { let first = slots.opening.keys().next().copied(); if let Some(id) = first { slots.grant(id); } }
-                    _ => { let first = slots.running.first().or(slots.ready.front()).copied(); if let Some(id) = first { slots.end(id, chance, now); prop_assert!(!slots.holds(id)); } }
+                    _ => { let first = slots.running.keys().next().or(slots.ready.front()).copied(); if let Some(id) = first { slots.end(id, chance, now); prop_assert!(!slots.holds(id)); } }
                 }
                 prop_assert!(slots.in_flight() <= limit);
                 prop_assert!(slots.permits(now) <= slots.in_flight());

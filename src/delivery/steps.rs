@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::claimed::Claimed;
 use super::limits::take_bytes;
+use super::slots::PATIENCE;
 use super::verdict::{self, Fault};
 use super::worker::{BUFFER_BYTES, Report, Worker};
 use crate::board::{Phase, Posted};
@@ -119,8 +121,13 @@ impl Steps for Checks<'_> {
         if self.prepaid {
             self.take_bytes(self.largest as u64).await;
         }
-        // Its turn may have taken a while, and a pipe that is not used is lost for longer.
-        self.recently_unchanged().await
+        // Its turn may have taken a while, and a pipe that is not used is lost for longer. A disk that does not answer must not
+        // look like an open that is stuck, beside which nothing is sent.
+        if let Ok(unchanged) = timeout(PATIENCE / 2, self.recently_unchanged()).await {
+            return unchanged;
+        }
+        self.fault = Some(Fault::Host("the disk of the file does not answer".into()));
+        Err(Error::Abandoned("the file cannot be looked at now".into()))
     }
 
     async fn granted(&mut self, _waited: Duration) -> Result<(), Error> {
