@@ -19,9 +19,13 @@ const BURST_PART: u32 = 4;
 /// Smallest burst of a byte limit, in cells.
 const MIN_BURST: u32 = 16;
 
+/// What a limit of files lets go in this many seconds may be paid for before it goes.
+const PREPAID: f64 = 0.4;
+
 /// A limit of files per second.
 #[derive(Debug)]
 pub struct FileLimit {
+    per_second: f64,
     limiter: DefaultDirectRateLimiter,
     clock: DefaultClock,
 }
@@ -33,7 +37,13 @@ impl FileLimit {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates; both ends are sensible bursts
         let burst = NonZeroU32::new((per_second / f64::from(BURST_PART * 10)) as u32).unwrap_or(NonZeroU32::MIN);
         let quota = Quota::with_period(period)?.allow_burst(burst);
-        Some(Self { limiter: RateLimiter::direct(quota), clock: DefaultClock::default() })
+        Some(Self { per_second, limiter: RateLimiter::direct(quota), clock: DefaultClock::default() })
+    }
+
+    /// How many files may be paid for that do not go yet.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // saturates
+    pub fn prepaid(&self) -> usize {
+        (self.per_second * PREPAID) as usize
     }
 
     /// As [`FileLimit::new`], without the burst of a limit that nobody has used yet: it takes the place of another one.

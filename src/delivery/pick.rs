@@ -242,10 +242,11 @@ impl Picker {
         self.outlets.iter().map(|outlet| outlet.slots.permits(clock)).sum()
     }
 
-    /// How many files may be claimed beyond those that a pipeline has room for. Under a limit of files per second none: a file
-    /// that is paid for is to go at once.
+    /// How many files may be claimed beyond those that a pipeline has room for. Each is paid for, so under a limit of files per
+    /// second they are few: what is paid for is to go soon.
     fn ahead(&self, outlet: &Outlet, clock: Duration) -> usize {
-        if self.files.is_some() || outlet.files.is_some() { 0 } else { outlet.slots.ahead(clock) }
+        let limits = self.files.iter().chain(&outlet.files);
+        limits.map(FileLimit::prepaid).fold(outlet.slots.ahead(clock), usize::min)
     }
 
     /// The next upload whose turn it is, of all that are ready, and its pipeline.

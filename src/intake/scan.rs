@@ -186,6 +186,10 @@ impl Walker {
             if nth % LOOKS == LOOKS - 1 {
                 pace.keep();
             }
+            // Of every second name, where all was delivered, nothing has to be known.
+            if entry.kind == Some(EntryKind::File) && sidecar::is_result(&entry.name) {
+                continue;
+            }
             let path = rel.join(&entry.name);
             let kind = match entry.kind {
                 Some(kind) => kind,
@@ -223,7 +227,7 @@ impl Walker {
         if name.as_encoded_bytes().starts_with(sidecar::HIDDEN_PREFIX.as_bytes()) {
             return self.hidden(dir, path);
         }
-        if self.selector.file(&path).is_err() {
+        if self.selector.listed(&path).is_err() {
             self.left_behind(&path, report);
             return Ok(());
         }
@@ -263,7 +267,7 @@ impl Walker {
         let input = path.with_file_name(input);
         if self.folder.watch.on_failure == OnFailure::Keep
             || self.folder.is_scanned()
-            || self.selector.file(&input).is_err()
+            || self.selector.listed(&input).is_err()
         {
             return;
         }

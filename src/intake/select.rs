@@ -94,6 +94,18 @@ impl Selector {
 
     /// Whether a file is an input, or why not.
     pub fn file(&self, rel: &Path) -> Result<(), Skip> {
+        self.named(rel)?;
+        self.folders(rel.parent().unwrap_or(Path::new("")))?;
+        self.filtered(rel)
+    }
+
+    /// As [`Selector::file`], for a file in a folder that is known not to be left alone.
+    pub fn listed(&self, rel: &Path) -> Result<(), Skip> {
+        self.named(rel)?;
+        self.filtered(rel)
+    }
+
+    fn named(&self, rel: &Path) -> Result<(), Skip> {
         if sidecar::is_output(crate::fs::base_name(rel)) {
             return Err(Skip::Output);
         }
@@ -103,7 +115,10 @@ impl Selector {
         if self.marker.as_ref().is_some_and(|marker| marker.input_of(crate::fs::base_name(rel)).is_some()) {
             return Err(Skip::Marker);
         }
-        self.folders(rel.parent().unwrap_or(Path::new("")))?;
+        Ok(())
+    }
+
+    fn filtered(&self, rel: &Path) -> Result<(), Skip> {
         if self.filters.ignore_junk && is_junk(crate::fs::base_name(rel)) {
             return Err(Skip::Junk);
         }

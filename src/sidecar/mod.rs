@@ -24,7 +24,7 @@ use uuid::Uuid;
 use self::name::MAX_ALTERNATIVES;
 pub use self::name::{
     HIDDEN_PREFIX, Kind, NAME_MAX, TEMP_PREFIX, disambiguated, hidden_marker_name, hidden_name, input_of_error,
-    is_output, name_of, other_temp_name, temp_name, text_name_of,
+    is_output, is_result, name_of, other_temp_name, temp_name, text_name_of,
 };
 use self::schema::Header;
 pub use self::schema::{About, ErrorFile, ResultFile, SCHEMA_VERSION};

@@ -60,6 +60,11 @@ pub fn is_output(name: &OsStr) -> bool {
         || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
 }
 
+/// Whether a name is that of a result or of its text.
+pub fn is_result(name: &OsStr) -> bool {
+    [Kind::Result.suffix(), TEXT_SUFFIX].iter().any(|suffix| name.as_bytes().ends_with(suffix.as_bytes()))
+}
+
 /// The input that an error file of this name is about, where the name was not shortened.
 pub fn input_of_error(name: &OsStr) -> Option<OsString> {
     let stem = name.as_bytes().strip_suffix(Kind::Error.suffix().as_bytes())?;
