@@ -73,12 +73,12 @@ impl Claimed {
 
     /// Does short work on the disk of this watch, off the async threads.
     pub(super) async fn at_desk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.tools.desks.at(self.folder.watch.id, work).await
+        self.tools.desks.at(self.folder.watch.id, false, work).await
     }
 
-    /// The same, before what others have to do there: its upload has a slot.
+    /// The same, before what is not urgent: its upload has a slot.
     pub(super) async fn first_at_desk<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.tools.desks.first_at(self.folder.watch.id, work).await
+        self.tools.desks.at(self.folder.watch.id, true, work).await
     }
 
     pub(super) fn hold(&self, reason: &str) {

@@ -43,25 +43,8 @@ struct Desk {
 }
 
 impl Desks {
-    /// Does this at the desk of a watch, behind what waits there. A panic in it goes on in the caller.
+    /// Does this at the desk of a watch, what is urgent before what is not. A panic in it goes on in the caller.
     pub async fn at<T: Send + 'static>(
-        self: &Arc<Self>,
-        watch: WatchId,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
-        self.done(watch, false, work).await
-    }
-
-    /// As [`Desks::at`], before what waits there: a slot of a server is waiting for it.
-    pub async fn first_at<T: Send + 'static>(
-        self: &Arc<Self>,
-        watch: WatchId,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
-        self.done(watch, true, work).await
-    }
-
-    async fn done<T: Send + 'static>(
         self: &Arc<Self>,
         watch: WatchId,
         is_urgent: bool,
@@ -157,7 +140,7 @@ mod tests {
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..200 {
             let desks = desks.clone();
-            tasks.spawn(async move { desks.at(watch, move || n).await });
+            tasks.spawn(async move { desks.at(watch, false, move || n).await });
         }
         assert_eq!(tasks.join_all().await.into_iter().sum::<u32>(), 199 * 100);
         let all_gone = async {
@@ -179,10 +162,10 @@ mod tests {
                 let _ = begun.send(());
                 let _ = ended.recv();
             };
-            other.at(watch, work).await;
+            other.at(watch, false, work).await;
         });
         has_begun.await.unwrap();
-        assert_eq!(desks.at(watch, || 7).await, 7);
+        assert_eq!(desks.at(watch, false, || 7).await, 7);
         drop(end);
         hanging.await.unwrap();
     }
@@ -191,8 +174,8 @@ mod tests {
     async fn a_panic_is_its_callers_and_the_desk_goes_on() {
         let (desks, watch) = (Arc::new(Desks::default()), WatchId::of("w"));
         let other = desks.clone();
-        let panicked = tokio::spawn(async move { other.at(watch, || panic!("as it goes")).await });
+        let panicked = tokio::spawn(async move { other.at(watch, false, || panic!("as it goes")).await });
         assert!(panicked.await.unwrap_err().is_panic());
-        assert_eq!(desks.at(watch, || 7).await, 7);
+        assert_eq!(desks.at(watch, false, || 7).await, 7);
     }
 }

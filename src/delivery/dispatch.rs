@@ -6,7 +6,6 @@
 //! The backlog stays in the journal: of each watch only a handful of keys is ever in memory.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -71,13 +70,12 @@ struct InFlight {
 
 /// Where an upload goes.
 struct Uploading {
+    /// Its worker, by which it stands in `in_flight`.
+    task: tokio::task::Id,
     pipeline: usize,
     session: Arc<Session>,
     /// It is the probe of a pipeline that fails.
     probe: bool,
-    key: FileKey,
-    path: PathBuf,
-    folder: Arc<Folder>,
     /// Tells its worker that its turn has come, or by its drop that it will not come.
     turn: Option<oneshot::Sender<Arc<Session>>>,
 }
@@ -234,26 +232,19 @@ impl Dispatcher {
             let claimed =
                 Claimed { tools: self.tools.clone(), folder: lane.folder.clone(), root: pick.root, key: pick.key, job };
             let (turn, its_turn) = oneshot::channel();
-            let upload = Uploading {
-                pipeline: lane.pipeline,
-                session: pick.session.clone(),
-                probe: pick.terms.probe,
-                key: pick.key,
-                path: claimed.job.path.clone(),
-                folder: lane.folder.clone(),
-                turn: Some(turn),
-            };
             let worker = Worker {
                 id: pick.id,
                 claimed: claimed.clone(),
                 line: outlet.line.clone(),
-                session: pick.session,
+                session: pick.session.clone(),
                 terms: pick.terms,
                 byte_limits: outlet.bytes.clone(),
                 reports: self.report_to.clone(),
             };
             let name = format!("worker of watch {:?}", lane.folder.watch.name);
             let task = self.workers.spawn(panics::named(name.into(), worker.run(its_turn))).id();
+            let (session, probe) = (pick.session, pick.terms.probe);
+            let upload = Uploading { task, pipeline: lane.pipeline, session, probe, turn: Some(turn) };
             self.uploads.insert(pick.id, upload);
             self.in_flight.insert(task, InFlight { upload: Some(pick.id), claimed });
         }
@@ -268,7 +259,8 @@ impl Dispatcher {
     fn give_turns(&mut self) {
         while let Some((pipeline, id)) = self.picker.next_turn() {
             let gone = self.uploads.get_mut(&id).is_some_and(|upload| {
-                let session = self.picker.may_go(pipeline, upload.key, &upload.folder);
+                let flight = self.in_flight.get(&upload.task);
+                let session = flight.and_then(|flight| self.picker.may_go(pipeline, &flight.claimed));
                 upload.turn.take().zip(session).is_some_and(|(turn, session)| {
                     upload.session = session.clone();
                     turn.send(session).is_ok()
@@ -348,12 +340,13 @@ impl Dispatcher {
 
     fn report(&mut self, report: &Report) {
         let (Report::Ready(id) | Report::Granted(id) | Report::Ended { id, .. }) = report;
-        let Some(Uploading { pipeline, key, path, .. }) = self.uploads.get(id) else { return };
+        let Some(Uploading { pipeline, task, .. }) = self.uploads.get(id) else { return };
+        let Some(InFlight { claimed, .. }) = self.in_flight.get(task) else { return };
         match report {
             Report::Ready(id) => self.picker.ready(*pipeline, *id),
             Report::Granted(id) => self.picker.outlets[*pipeline].slots.grant(*id),
             Report::Ended { abandoned, outcome, .. } => {
-                self.picker.note(*pipeline, *key, path, *outcome);
+                self.picker.note(*pipeline, claimed.key, &claimed.job.path, *outcome);
                 self.ended_upload(*id, *abandoned);
             }
         }
@@ -389,7 +382,7 @@ impl Dispatcher {
         let upload = flight.upload.and_then(|id| self.uploads.remove(&id));
         match outcome {
             Ok(outcome) => match (outcome?, upload) {
-                (Some(blamed), Some(upload)) => self.failed(&upload, &blamed).await,
+                (Some(blamed), Some(upload)) => self.failed(&upload, flight.claimed.key, &blamed).await,
                 _ => Ok(()),
             },
             Err(error) => {
@@ -417,8 +410,8 @@ impl Dispatcher {
     }
 
     /// The pipeline failed on a file: if it fails on all of them, those get their attempts back.
-    async fn failed(&mut self, upload: &Uploading, blamed: &Blamed) -> Result<(), Failure> {
-        let failed = Failed { key: upload.key, charged: blamed.charged, probe: upload.probe };
+    async fn failed(&mut self, upload: &Uploading, key: FileKey, blamed: &Blamed) -> Result<(), Failure> {
+        let failed = Failed { key, charged: blamed.charged, probe: upload.probe };
         let due = unix_millis();
         let mut refunds = Vec::new();
         for refund in self.picker.failed(upload.pipeline, failed, &blamed.error) {

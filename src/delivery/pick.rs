@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::claimed::Claimed;
 use super::failing::{Failed, Refund};
 use super::lane::{Head, Lane, Wake};
 use super::limits::{ByteLimit, FileLimit};
@@ -267,11 +268,11 @@ impl Picker {
     }
 
     /// The session that a file which was picked earlier may go to now; none if it may not any more.
-    pub(super) fn may_go(&self, pipeline: usize, key: FileKey, folder: &Arc<Folder>) -> Option<Arc<Session>> {
+    pub(super) fn may_go(&self, pipeline: usize, Claimed { key, folder, .. }: &Claimed) -> Option<Arc<Session>> {
         let outlet = &self.outlets[pipeline];
         let is_meant = match outlet.only {
-            Some(only) => only.key == key,
-            None => outlet.streak.next_probe().is_none() && !outlet.suspects.goes_alone(key),
+            Some(only) => only.key == *key,
+            None => outlet.streak.next_probe().is_none() && !outlet.suspects.goes_alone(*key),
         };
         let lane = self.lanes.iter().find(|lane| lane.pipeline == pipeline && Arc::ptr_eq(&lane.folder, folder))?;
         // When to look again does not matter: it is picked anew then.

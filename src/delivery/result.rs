@@ -32,7 +32,7 @@ const PLACE_TRIES: usize = 8;
 /// An input, whose result is to be no more readable than it is.
 #[derive(Debug, Clone, Copy)]
 pub enum Input<'a> {
-    /// It is open.
+    /// It is open. (So, too, a result whose text is to be like it.)
     Open(&'a File),
     /// It was seen in a folder under a name, and may be another one by now.
     Seen(&'a Dir, &'a OsStr, &'a Seen),
@@ -117,15 +117,8 @@ impl Temp {
 
     /// Writes the text of this result, as readable as this; one of ours, with the hash `old`, is replaced.
     fn place_text(&self, text: &str, old: Option<ContentHash>, input: &OsStr, identity: &Identity) -> io::Result<()> {
-        let (claim, file) = begin(&self.folder, &self.dir, self.id, identity.uid)?;
-        let (folder, dir) = (self.folder.clone(), self.dir.clone());
-        let mut temp = Self { folder, id: self.id, dir, claim: Some(claim), file, free: None, placed: false };
-        match self.folder.watch.results.mode {
-            ResultMode::Fixed(mode) => temp.file.set_permissions(Permissions::from_mode(mode))?,
-            ResultMode::Inherit => {
-                Access::of(&self.file).unwrap_or_else(|_| Access::none()).give(&temp.file, 0o6, READ);
-            }
-        }
+        let like = Some(Input::Open(&self.file));
+        let mut temp = Self::create(&self.folder, &self.dir, self.id, like, identity.uid)?;
         temp.file.write_all(text.as_bytes())?;
         temp.file.sync_all()?;
         crash::point("text.synced");

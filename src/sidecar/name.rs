@@ -55,9 +55,9 @@ impl Kind {
 
 /// Whether a name is one of our outputs, or of NFS's own; never ingested, whatever the filters say.
 pub fn is_output(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    [Kind::Result.suffix(), Kind::Error.suffix(), TEXT_SUFFIX].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
-        || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.starts_with(prefix.as_bytes()))
+    is_result(name)
+        || name.as_bytes().ends_with(Kind::Error.suffix().as_bytes())
+        || [HIDDEN_PREFIX, ".nfs"].iter().any(|prefix| name.as_bytes().starts_with(prefix.as_bytes()))
 }
 
 /// Whether a name is that of a result or of its text.
